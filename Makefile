@@ -1,0 +1,34 @@
+# `make` creates .venv; every other target works inside it. PY picks another Python.
+PY ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+# uv does not read pip's settings: hand over a local wheel folder where the machine has one.
+export UV_FIND_LINKS := $(shell $(PY) -m pip config get global.find-links 2>/dev/null)
+
+.PHONY: all demo test check lint types clean docs bench
+all: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PY) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: all
+	$(BIN)/vesalius demo classify
+
+test: all
+	$(BIN)/python -m pytest
+
+check: lint types
+	$(BIN)/python -m pytest -m "not slow and not realdata"
+
+lint: all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: all
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv runs bench .mypy_cache .ruff_cache

@@ -1,0 +1,43 @@
+"""The only place that reads the environment of the process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def variable(name: str, default: str | None = None) -> str | None:
+    """The environment variable `name`; an empty one counts as absent."""
+    return os.environ.get(name) or default
+
+
+def cache_folder() -> Path:
+    """Where prepared data are kept: ``VESALIUS_CACHE``, else ``XDG_CACHE_HOME/vesalius``, else ``~/.cache/vesalius``."""
+    named = variable("VESALIUS_CACHE")
+    if named:
+        return Path(named)
+    return Path(variable("XDG_CACHE_HOME") or Path.home() / ".cache") / "vesalius"
+
+
+def process_rank() -> tuple[int, int]:
+    """(rank, world size) as torchrun sets them; (0, 1) for a single process."""
+    return int(variable("RANK", "0") or 0), int(variable("WORLD_SIZE", "1") or 1)
+
+
+def available_cores() -> int:
+    """Cores this process may use (its affinity, not the machine's count)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Bytes of memory that can be taken now: free on the machine and under the control group's limit."""
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    for limit, used in (("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+                        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes")):
+        try:
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue
+    return max(free, 0)

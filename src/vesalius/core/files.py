@@ -1,0 +1,71 @@
+"""Files that are whole or absent: atomic writes, checksums, safe names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[BinaryIO]:
+    """A binary file that appears under `path` only when the block ends without an error, and then is on disk."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write `text` as UTF-8, atomically."""
+    with atomic(path) as file:
+        file.write(text.encode())
+    return Path(path)
+
+
+def write_json(path: str | Path, data: Any) -> Path:
+    """Write `data` as indented JSON, atomically; NaN becomes null, since JSON has no NaN."""
+    return write_text(path, json.dumps(_jsonable(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _jsonable(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {str(k): _jsonable(v) for k, v in data.items()}
+    if isinstance(data, (list, tuple, set, frozenset)):
+        return [_jsonable(v) for v in data]
+    if hasattr(data, "tolist"):
+        return _jsonable(data.tolist())
+    if isinstance(data, float):
+        return data if data == data and abs(data) != float("inf") else None
+    if data is None or isinstance(data, (bool, int, str)):
+        return data
+    return str(data)
+
+
+def sha256(path: str | Path) -> str:
+    """Checksum of a file, read in pieces."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def safe_stem(text: str) -> str:
+    """`text` as a file name: letters, digits, dot, dash and underscore; never empty, hidden or a path.
+
+    Two different texts never give the same name: a text that had to be changed carries a short hash of the original.
+    """
+    stem = re.sub(r"[^\w.\-]+", "_", text).strip("._")
+    if stem == text and stem:
+        return stem
+    return f"{stem or 'case'}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
