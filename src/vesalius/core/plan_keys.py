@@ -1,0 +1,166 @@
+"""Every key a plan can have: its kind, its default and what it means.
+
+A new task adds its keys here, so that one table answers what can be set; `docs/plan.md` is made from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vesalius.core.errors import PlanError
+
+
+@dataclass(frozen=True)
+class Key:
+    """Declaration of one key.
+
+    Parameters
+    ----------
+    kind
+        ``bool``, ``int``, ``float``, ``str``, ``list`` or ``dict``.
+    default
+        The value where nobody decided.
+    doc
+        One sentence for people.
+    low, high
+        Bounds of numbers, inclusive.
+    choices
+        The allowed words.
+    optional
+        None is allowed and means "not used".
+    """
+
+    kind: type
+    default: Any
+    doc: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    optional: bool = False
+
+    def accept(self, name: str, value: Any) -> Any:
+        """`value` in the declared kind, or a `PlanError` that says what fits."""
+        if value is None:
+            if self.optional:
+                return None
+            raise PlanError(f"{name} needs {self._wanted()}, got nothing")
+        value = self._converted(value)
+        good = isinstance(value, self.kind) and not (self.kind is not bool and isinstance(value, bool))
+        if good and self.choices:
+            good = value in self.choices
+        if good and self.low is not None:
+            good = value >= self.low
+        if good and self.high is not None:
+            good = value <= self.high
+        if not good:
+            raise PlanError(f"{name} needs {self._wanted()}, got {value!r}")
+        return value
+
+    def _converted(self, value: Any) -> Any:
+        if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if self.kind is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        if self.kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return str(value)
+        if self.kind is list and isinstance(value, tuple):
+            return list(value)
+        if self.kind is list and isinstance(value, (int, float)):
+            return [value]
+        return value
+
+    def _wanted(self) -> str:
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list",
+                 dict: "a mapping"}[self.kind]
+        if self.low is not None and self.high is not None:
+            words += f" from {self.low:g} to {self.high:g}"
+        elif self.low is not None:
+            words += f" of at least {self.low:g}"
+        return words + (" or null" if self.optional else "")
+
+
+def _p(doc: str) -> Key:
+    return Key(float, 0.0, doc, 0, 1)
+
+
+KEYS: dict[str, Key] = {
+    "run.seed": Key(int, 0, "Every random decision follows from it.", 0),
+    "run.device": Key(str, "auto", "auto, cpu, cuda, cuda:1 or mps."),
+    "run.memory_bytes": Key(int, None, "Memory the whole run may take.", 1 << 26, optional=True),
+    "run.budget_s": Key(float, None, "Wall time from the start to the report.", 1, optional=True),
+    "run.workers": Key(int, 1, "Processes or threads that decode files.", 1, 256),
+    "split.val": Key(float, 0.15, "Part of the patients kept for validation.", 0, 0.9),
+    "split.test": Key(float, 0.2, "Part of the patients kept for the test.", 0, 0.9),
+    "split.by": Key(str, "patient", "patient, or a covariate whose values are kept whole (site)."),
+    "split.folds": Key(int, 0, "Number of cross-validation folds; 0 for a single split.", 0, 20),
+    "preprocess.dims": Key(int, 2, "2 for images, 3 for volumes.", 2, 3),
+    "preprocess.channels": Key(int, 1, "Channels the network sees.", 1, 64),
+    "preprocess.crop": Key(str, "none", "Part of the image that is kept.", choices=("none", "foreground", "center_square")),
+    "preprocess.fit": Key(str, "stretch", "How other aspect ratios come to size.", choices=("stretch", "pad", "crop")),
+    "preprocess.size": Key(list, None, "Size the network sees, in the order (z, y, x).", optional=True),
+    "preprocess.spacing_mm": Key(list, None, "Spacing that images are resampled to first.", optional=True),
+    "preprocess.window": Key(list, None, "Values are clipped to [low, high].", optional=True),
+    "preprocess.storage": Key(str, "uint8", "Type in the store.", choices=("uint8", "uint16", "int16", "float32")),
+    "preprocess.scale": Key(dict, None, "Values {low, high} that become 0 and the storage maximum.", optional=True),
+    "preprocess.normalise": Key(dict, {"kind": "per_image"}, "fixed {mean, std}, per_image or none."),
+    "model.name": Key(str, "lean", "A name of the registry: `vesalius plan --models`."),
+    "model.width": Key(int, None, "Channels of the first stage.", 4, 512, optional=True),
+    "model.depths": Key(list, None, "Blocks per stage.", optional=True),
+    "model.stem": Key(str, "auto", "How the first layer reduces.", choices=("auto", "small", "patch", "large")),
+    "model.dropout": Key(float, 0.0, "Before the last layer.", 0, 0.9),
+    "loss.name": Key(str, "cross_entropy", "What is minimised.", choices=("cross_entropy", "focal")),
+    "loss.label_smoothing": Key(float, 0.0, "Part of the target spread over all classes.", 0, 0.5),
+    "loss.focal_gamma": Key(float, None, "Focus on hard cases (Lin et al. 2017).", 0, 10, optional=True),
+    "loss.class_weights": Key(list, None, "One weight per class.", optional=True),
+    "sampling.balance": _p("0 draws cases as they are, 1 draws every class equally often."),
+    "augment.preset": Key(str, "medium", "Base of the other augment keys.", choices=("none", "light", "medium", "strong")),
+    "augment.change": Key(dict, {}, "Settings that replace those of the preset."),
+    "optim.name": Key(str, "sgd", "Gradient step.", choices=("sgd", "adam", "adamw")),
+    "optim.lr": Key(float, 0.1, "Largest learning rate.", 0),
+    "optim.momentum": Key(float, 0.9, "For sgd (Nesterov).", 0, 0.999),
+    "optim.weight_decay": Key(float, 5e-4, "On weights of convolutions and linear layers only.", 0),
+    "optim.schedule": Key(str, "one_cycle", "Learning rate over time.", choices=("one_cycle", "cosine", "step", "constant")),
+    "optim.warmup": Key(float, 0.2, "Part of the schedule in which the rate rises.", 0, 0.9),
+    "optim.step_at": Key(list, [0.5, 0.75], "For step: where the rate falls to a tenth, as parts of the whole."),
+    "optim.epochs": Key(float, None, "Passes over the training cases.", 0.01, optional=True),
+    "optim.max_steps": Key(int, None, "Gradient steps; use instead of epochs.", 1, optional=True),
+    "optim.batch_size": Key(int, 128, "Cases per gradient step, over all processes.", 1),
+    "optim.accumulate": Key(int, 1, "Parts a batch is computed in, to save memory.", 1),
+    "optim.clip": Key(float, None, "Largest norm of the gradient.", 0, optional=True),
+    "optim.ema": Key(float, 0.0, "Decay of the averaged weights that are kept; 0 for none.", 0, 0.99999),
+    "optim.precision": Key(str, "fp32", "Arithmetic of the forward pass.", choices=("fp32", "bf16", "fp16")),
+    "optim.channels_last": Key(bool, True, "Memory order of activations."),
+    "validate.every": Key(int, None, "Steps between validations.", 1, optional=True),
+    "validate.metric": Key(str, "auroc", "What the best weights are chosen by.",
+                           choices=("auroc", "accuracy", "balanced_accuracy", "nll")),
+    "validate.patience": Key(int, None, "Validations without a better value before training stops.", 1, optional=True),
+    "validate.keep": Key(str, "best", "Weights that go into the bundle.", choices=("best", "last")),
+    "predict.views": Key(list, [], "Flips averaged at prediction, each a list of axes."),
+    "predict.batch_size": Key(int, 128, "Cases per forward pass.", 1),
+    "calibrate.temperature": Key(bool, True, "Fit a temperature on validation (Guo et al. 2017)."),
+    "calibrate.operating_point": Key(str, "half", "Decision for two classes.", choices=("half", "youden")),
+}
+
+Contradiction = tuple[tuple[str, ...], Callable[..., bool], str]
+
+CONTRADICTIONS: tuple[Contradiction, ...] = (
+    (("optim.epochs", "optim.max_steps"), lambda a, b: a is not None and b is not None,
+     "give one of them and set the other to null"),
+    (("loss.name", "loss.focal_gamma"), lambda a, b: a != "focal" and b is not None,
+     "a focal_gamma needs loss.name = focal"),
+    (("sampling.balance", "loss.class_weights"), lambda a, b: a > 0 and b is not None,
+     "both correct the same imbalance; keep one"),
+    (("preprocess.dims", "preprocess.size"), lambda a, b: b is not None and len(b) != a,
+     "size needs one number per dimension"),
+    (("preprocess.dims", "preprocess.spacing_mm"), lambda a, b: b is not None and len(b) != a,
+     "spacing needs one number per dimension"),
+    (("optim.batch_size", "optim.accumulate"), lambda a, b: a % b != 0,
+     "the batch must divide into that many equal parts"),
+    (("split.val", "split.test"), lambda a, b: a + b > 0.95, "too few patients are left for training"),
+    (("split.val", "validate.patience"), lambda a, b: a == 0 and b is not None,
+     "early stopping needs validation cases"),
+)
