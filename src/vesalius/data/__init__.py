@@ -1,0 +1,1 @@
+"""Floor 3: from a folder of files to batches."""
