@@ -30,7 +30,7 @@ LEAST_SIDE = 33
 """An image is compared for likeness only if two of its sides have at least this many pixels. On 28-pixel images two
 people's digits or chests look as alike as a picture and its copy, so likeness there proves nothing."""
 
-LEAST_DETAIL = {2: 130.0, 3: 260.0}
+LEAST_DETAIL = {2: 180.0, 3: 360.0}
 """Least number of grid cells that must carry detail (`Signatures.detail`). An empty head rest or a plain white oval
 looks like every other one; see the table of false alarms in docs/leakage.md."""
 
@@ -70,7 +70,7 @@ class Signatures:
     hashes
         ``(N, 2)`` uint64: 128 bits of BLAKE2b over the values and the shape.
     blank
-        ``(N,)`` bool: every pixel has the same value. Blank images are nobody's duplicate.
+        ``(N,)`` bool: every pixel has the same value. Blank images are nobody's near duplicate.
     detail
         ``(N,)`` float32: number of grid cells that carry detail (exponential of the entropy of its energy); 0 where
         the image is too small to be compared.
@@ -185,15 +185,109 @@ def signatures_from_arrays(batch: NDArray[Any]) -> Signatures:
 
 
 def _signatures(batch: NDArray[Any]) -> Signatures:
-    grey = _without_equal_channels(batch)
-    hashes, blank = _hashes(grey)
     dims = batch.ndim - 2
-    detail = np.zeros(len(batch), dtype=np.float32)
+    hashes, blank = _hashes(batch)
     if sorted(batch.shape[2:])[-2] < LEAST_SIDE or blank.all():
-        return Signatures(hashes, blank, detail)
-    cells = _shrink(grey[0] if grey[0].ndim == batch.ndim else np.stack(list(grey)), GRID[dims]) \
-        if isinstance(grey, list) else _shrink(grey, GRID[dims])
-    coarse, fine, detail = describe(cells)
+        return Signatures(hashes, blank, np.zeros(len(batch), dtype=np.float32))
+    coarse, fine, detail = describe(_shrink(batch, GRID[dims]))
     detail[blank] = 0
     rows = np.flatnonzero(detail >= LEAST_DETAIL[dims])
     return Signatures(hashes, blank, detail, {dims: Descriptors(rows, coarse[rows], fine[rows])})
+
+
+def _hashes(batch: NDArray[Any]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """128-bit hashes ``(N, 2)`` and whether each image is blank ``(N,)``."""
+    flat = batch.reshape(len(batch), -1)
+    blank = (flat == flat[:, :1]).all(axis=1) | ~np.isfinite(flat).any(axis=1)
+    grey = (batch == batch[:, :1]).reshape(len(batch), -1).all(axis=1) if batch.shape[1] > 1 else blank
+    digests = bytearray()
+    for pixels, is_grey in zip(batch, grey, strict=True):
+        values = _narrowest(pixels[:1] if is_grey else pixels)
+        state = hashlib.blake2b(repr(values.shape).encode(), digest_size=16)
+        state.update(values.dtype.str.encode())
+        state.update(np.ascontiguousarray(values).data)
+        digests += state.digest()
+    return np.frombuffer(bytes(digests), dtype="<u8").reshape(-1, 2).astype(np.uint64), blank
+
+
+def _narrowest(values: NDArray[Any]) -> NDArray[Any]:
+    """The same values in the narrowest type that holds them, so that a hash depends on values alone."""
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    if values.dtype.kind == "f":
+        if np.isfinite(values).all() and np.abs(values).max() < 2**31 and (values == np.rint(values)).all():
+            return _narrowest(values.astype(np.int64))
+        narrow = values.astype("<f4")
+        return narrow if np.array_equal(narrow, values, equal_nan=True) else values.astype("<f8")
+    low, high = int(values.min()), int(values.max())
+    for kind in ("u1", "<i2", "<u2", "<i4", "<i8"):
+        limits = np.iinfo(kind)
+        if limits.min <= low and high <= limits.max:
+            return values.astype(kind, copy=False)
+    return values.astype("<u8")
+
+
+def _shrink(batch: NDArray[Any], side: int) -> NDArray[np.float32]:
+    """Mean over channels and over equal areas: ``(N, C, ...)`` to ``(N, side, side)`` or ``(N, side, side, side)``."""
+    if batch.ndim == 4:
+        return _shrink_planes(batch, side)
+    planes = np.empty((len(batch), batch.shape[2], side, side), dtype=np.float32)
+    for z in range(batch.shape[2]):  # slice by slice: a large volume never stands in memory as float32
+        planes[:, z] = _shrink_planes(batch[:, :, z], side)
+    return np.einsum("kz,nzyx->nkyx", _areas(batch.shape[2], side), planes)
+
+
+def _shrink_planes(batch: NDArray[Any], side: int) -> NDArray[np.float32]:
+    count, channels, height, width = batch.shape
+    grey = batch[:, 0].astype(np.float32) if channels == 1 else batch.mean(axis=1, dtype=np.float32)
+    if batch.dtype.kind == "f":
+        grey = np.nan_to_num(grey, posinf=0, neginf=0)
+    # Two large products instead of N small ones, which threads of BLAS would spend on waiting for each other.
+    across = grey.reshape(-1, width) @ _areas(width, side).T
+    down = across.reshape(count, height, side).transpose(0, 2, 1).reshape(-1, height) @ _areas(height, side).T
+    return down.reshape(count, side, side).transpose(0, 2, 1)
+
+
+def _areas(length: int, side: int) -> NDArray[np.float32]:
+    """``(side, length)``: the part of each pixel that lies in each of `side` equal intervals; rows sum to 1."""
+    edges = np.linspace(0, length, side + 1)
+    pixel = np.arange(length)
+    overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
+    return (np.clip(overlap, 0, None) * (side / length)).astype(np.float32)
+
+
+def describe(cells: NDArray[np.float32]) -> tuple[NDArray[np.float16], NDArray[np.int8], NDArray[np.float32]]:
+    """Coarse brightness, fine detail and the amount of detail of images on the fine grid.
+
+    Parameters
+    ----------
+    cells
+        ``(N, G, G)`` or ``(N, G, G, G)`` float32.
+
+    Returns
+    -------
+    tuple
+        ``(N, (G/2)**dims)`` float16, ``(N, G**dims)`` int8 and ``(N,)`` float32. Brightness and contrast of the whole
+        image cancel out of all three.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    count, dims = len(cells), cells.ndim - 1
+    axes = tuple(range(1, cells.ndim))
+    level = cells - cells.mean(axis=axes, keepdims=True)
+    level /= np.maximum(level.std(axis=axes, keepdims=True), 1e-12)
+    half = cells.shape[1] // 2
+    coarse = level.reshape(count, *(half, 2) * dims).mean(axis=tuple(range(2, 2 * dims + 1, 2))).reshape(count, -1)
+    coarse /= np.maximum(np.linalg.norm(coarse, axis=1, keepdims=True), 1e-12)
+
+    narrow, wide = (gaussian_filter(level, (0, *(sigma,) * dims), mode="nearest") for sigma in (_FINE_SIGMA, _WIDE_SIGMA))
+    band = narrow - wide
+    spread = np.maximum(band.std(axis=axes, keepdims=True), 1e-9)
+    band = np.sign(band) * (np.sqrt(1 + np.abs(band) / (_KNEE * spread)) - 1)
+    flat = band.reshape(count, -1)
+    energy = flat**2 / np.maximum((flat**2).sum(axis=1, keepdims=True), 1e-12)
+    entropy = -(energy * np.log(np.maximum(energy, 1e-12))).sum(axis=1)
+    fine = np.rint(127 * flat / np.maximum(np.abs(flat).max(axis=1, keepdims=True), 1e-9))
+    return coarse.astype(np.float16), fine.astype(np.int8), np.exp(entropy).astype(np.float32)

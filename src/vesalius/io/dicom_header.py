@@ -25,13 +25,16 @@ warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _HEAD_BYTES = 4096
 
-# What is not an image, by the start of its SOP Class UID (PS3.4 table B.5-1), with what to do instead.
+# What is not an image, by its SOP Class UID (PS3.4 table B.5-1), with what to do instead; an entry that ends in a dot
+# stands for every UID that starts with it.
 _NO_IMAGE = {
-    "1.2.840.10008.5.1.4.1.1.88": ("a structured report", "it holds findings, not pixels"),
+    "1.2.840.10008.5.1.4.1.1.88.": ("a structured report", "it holds findings, not pixels"),
     "1.2.840.10008.5.1.4.1.1.481.3": ("an RT structure set (contours)", "open the image series that it refers to"),
     "1.2.840.10008.5.1.4.1.1.481.5": ("an RT plan", "open the image or dose of the plan"),
     "1.2.840.10008.5.1.4.1.1.481.8": ("an RT ion plan", "open the image or dose of the plan"),
-    "1.2.840.10008.5.1.4.1.1.481.4": ("an RT treatment record", "open the image or dose of the plan"),
+    "1.2.840.10008.5.1.4.1.1.481.4": ("an RT beams treatment record", "open the image or dose of the plan"),
+    "1.2.840.10008.5.1.4.1.1.481.6": ("an RT brachytherapy treatment record", "open the image or dose of the plan"),
+    "1.2.840.10008.5.1.4.1.1.481.7": ("an RT treatment summary", "open the image or dose of the plan"),
     "1.2.840.10008.5.1.4.1.1.11.": ("a presentation state", "open the image that it refers to"),
     "1.2.840.10008.5.1.4.1.1.66.1": ("a spatial registration", "open the images that it refers to"),
     "1.2.840.10008.5.1.4.1.1.66.3": ("a deformable registration", "open the images that it refers to"),
@@ -179,7 +182,7 @@ def refusal(dataset: Dataset, path: str | Path) -> UnreadableFile | None:
     """The error for a data set that is no image that this door reads; None for an image."""
     sop_class = str(dataset.get("SOPClassUID", "") or "")
     for prefix, (what, do) in _NO_IMAGE.items():
-        if sop_class.startswith(prefix):
+        if sop_class.startswith(prefix) if prefix.endswith(".") else sop_class == prefix:
             return UnreadableFile(path, found=what, expected="an image", do=do)
     if "DirectoryRecordSequence" in dataset:
         return UnreadableFile(path, found="a DICOMDIR", expected="an image", do="open its folder")

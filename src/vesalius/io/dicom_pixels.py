@@ -75,6 +75,8 @@ def decode(dataset: Dataset, path: str | Path, limits: ReadLimits, *, workers: i
         pixels = pixels.reshape(frames, rows, columns, -1)
         if photometric == "PALETTE COLOR":
             pixels = _palette(pixels[..., 0], dataset)
+        if not pixels.dtype.isnative:
+            pixels = pixels.astype(pixels.dtype.newbyteorder("="))
         if pixels.shape[-1] == 1:
             return pixels[..., 0]
         return np.ascontiguousarray(np.moveaxis(pixels, -1, 1))

@@ -1,7 +1,7 @@
 """NRRD and MetaImage files through SimpleITK, which keeps positions in LPS mm as we do.
 
-ITK answers every question about geometry, also where the file is silent (spacing 1, origin 0). What the file itself says
-is therefore read from its text header first (http://teem.sourceforge.net/nrrd/format.html,
+ITK answers every question about geometry, also where the file is silent (spacing 1, origin 0). What the file itself
+says is therefore read from its text header first (http://teem.sourceforge.net/nrrd/format.html,
 https://itk.org/Wiki/ITK/MetaIO/Documentation), and only that is kept.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 the name that SimpleITK's own documentation uses
 from numpy.typing import NDArray
 
 from vesalius.core.errors import GeometryError, UnreadableFile

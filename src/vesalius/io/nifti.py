@@ -98,7 +98,7 @@ def read_nifti(
         ) from error
     record: list[Note] = [Note(Act.NOTED, axes.note)] if axes.note else []
     pixels = _channels_first(stored, axes)
-    pixels = _rescaled(pixels, *scale, record)
+    pixels = _rescaled(pixels, scale[0], scale[1], record)
     _note_not_finite(pixels, record)
     grid = _grid(path, header, pixels.shape[1:], record)
     return Image(
@@ -117,8 +117,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, IO[bytes] | str]]:
     """The parsed header and where its voxels are: the same (decompressed) stream, or the .img of a pair."""
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
-    stream = cast(IO[bytes], gzip.open(path, "rb") if packed else path.open("rb"))
-    with stream:
+    with cast(IO[bytes], gzip.open(path, "rb")) if packed else path.open("rb") as stream:
         head = stream.read(540)
         stream.seek(0)
         kind = _header_class(path, head)
@@ -290,7 +289,7 @@ def _affine(path: Path, header: Any, record: list[Note]) -> FloatArray | None:
         record.append(Note(Act.NOTED, "the sform is singular; the qform is used"))
         return qform
     if sform is not None and qform is not None:
-        corner = np.array([max(int(s) - 1, 0) for s in (*header.get_data_shape()[:3], 1, 1, 1)][:3] + [1.0])
+        corner = np.array([*(int(side) - 1 for side in (*header.get_data_shape(), 1)[:3]), 1.0])
         gap = max(float(np.linalg.norm((sform - qform)[:3, 3])), float(np.linalg.norm(((sform - qform) @ corner)[:3])))
         if gap > 0.1 * float(np.linalg.norm(sform[:3, :3], axis=0).min()):
             record.append(Note(Act.NOTED, f"sform and qform disagree by {gap:.3g} at a corner; the sform is used"))

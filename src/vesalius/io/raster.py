@@ -1,6 +1,6 @@
 """PNG, JPEG, BMP, GIF, WebP, PNM and TIFF pictures as images without physical geometry.
 
-A resolution in a raster file is that of a printer or a scanner bed, not of the patient, so it is never taken as spacing.
+A resolution in a raster file is that of a printer or scanner, not of the patient, so it is never taken as spacing.
 Sizes are read from the header and checked before anything is decoded; a truncated file is refused, not shown half.
 """
 
@@ -131,7 +131,7 @@ def _decoded(
         with Pillow.open(path, formats=FORMATS) as picture:
             check_pixels(path, (picture.height, picture.width, len(picture.getbands())), limits)
             _refuse_animation(path, picture, record)
-            meta = {"format": str(picture.format), "mode": picture.mode}
+            meta: dict[str, Any] = {"format": str(picture.format), "mode": picture.mode}
             orientation = int(picture.getexif().get(_ORIENTATION_TAG, 1))
             if head[:8] == _PNG and head[24] == 16:
                 pixels = _png16(path)
@@ -197,7 +197,7 @@ def _pillow_pixels(
     pixels = np.array(picture)
     if pixels.dtype.kind == "i" or pixels.dtype == np.dtype(">u2"):
         # 16-bit PNM arrives as 32-bit integers.
-        pixels = pixels.astype(np.uint16) if 0 <= pixels.min() and pixels.max() < 1 << 16 else pixels
+        pixels = pixels.astype(np.uint16) if pixels.min() >= 0 and pixels.max() < 1 << 16 else pixels
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 

@@ -6,6 +6,7 @@ import gzip
 import struct
 import zlib
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 
 from vesalius.core.errors import UnreadableFile
@@ -39,6 +40,7 @@ class Kind(StrEnum):
 
 
 _HEAD_BYTES = 4096
+_FOLDER_LOOKS = 256
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", Kind.PNG),
     (b"\xff\xd8\xff", Kind.JPEG),
@@ -151,9 +153,8 @@ def _sniff_bytes(head: bytes, path: Path) -> Kind:  # noqa: PLR0911 - one return
 
 
 def _is_directory(head: bytes) -> bool:
-    # Media Storage Directory Storage (PS3.4 B.5) as Media Storage SOP Class UID; longer UIDs do not start like it.
-    place = head.find(b"1.2.840.10008.1.3.10", 132)
-    return place >= 0 and head[place + 20 : place + 21] in (b"\x00", b" ", b"")
+    # Media Storage SOP Class UID (0002,0002), always explicit little endian: Media Storage Directory Storage (PS3.4 B.5)
+    return b"\x02\x00\x02\x00UI\x14\x001.2.840.10008.1.3.10" in head[132:]
 
 
 def _is_nifti(head: bytes) -> bool:
@@ -202,15 +203,10 @@ def _sniff_gzip(path: Path) -> Kind:
 
 
 def _sniff_folder(path: Path) -> Kind:
-    """A folder counts as DICOM if one of the first files in its tree is."""
-    looked_at = 0
-    for file in sorted(path.rglob("*")):
-        if not file.is_file() or file.name.startswith("."):
-            continue
+    """A folder counts as DICOM if one of the first files that its tree yields is."""
+    files = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    for file in islice(files, _FOLDER_LOOKS):
         with file.open("rb") as opened:
             if dicom_start(opened.read(_HEAD_BYTES)) is not None:
                 return Kind.DICOM_FOLDER
-        looked_at += 1
-        if looked_at >= 64:
-            break
     return Kind.FOLDER

@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 from vesalius.measure.intervals import wilson
-from vesalius.measure.weights import FloatArray, IntArray, as_replicates, ratio, sum_by_group
+from vesalius.measure.weights import FloatArray, IntArray, as_replicates, ratio
 
 TEMPERATURES = (0.05, 20.0)
 
@@ -39,8 +39,8 @@ class Reliability:
 def brier(truth: ArrayLike, probabilities: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:
     """Mean squared error of the probabilities, ``()`` or ``(R,)`` (Brier 1950).
 
-    For ``(N,)`` the error of the probability of yes, in [0, 1]. For ``(N, K)`` the sum over classes, in [0, 2]: with two
-    exclusive classes it is twice the binary score.
+    For ``(N,)`` the error of the probability of yes, in [0, 1]. For ``(N, K)`` the sum over classes, in [0, 2]: with
+    two exclusive classes it is twice the binary score.
     """
     held, table = _truth_table(truth, probabilities)
     return _mean(((table - held) ** 2).sum(axis=1), weights)
@@ -94,7 +94,6 @@ def ece(
     table, single = as_replicates(weights, len(right))
     edges = _edges(confidence, bins, adaptive)
     which = _bin_of(confidence, edges)
-    gaps = np.zeros(len(table))
     # The gap of a bin is |sum of w (right - confidence)|: one weighted sum per bin, no division by its size.
     sums = _weighted_sums(table, right - confidence, which, len(edges) - 1)
     gaps = ratio(np.abs(sums).sum(axis=1), table.sum(axis=1))
@@ -143,9 +142,8 @@ def fit_temperature(logits: ArrayLike, truth: ArrayLike, *, multilabel: bool = F
     -------
     temperature
         In 0.05..20. The loss is convex in 1/T, so the one-dimensional search over log T finds its only minimum.
-        Exactly 1 (leave the logits as they are) when every case is right: then the likelihood grows for ever as T
-        falls, and a validation set without an error is no evidence for more confidence. Also 1 when no case is given
-        or all logits of each case are equal.
+        Exactly 1 (leave the logits as they are) when no case is wrong: then the likelihood grows for ever as T
+        falls, and a validation set without an error is no evidence for more confidence.
 
     Raises
     ------
@@ -153,7 +151,7 @@ def fit_temperature(logits: ArrayLike, truth: ArrayLike, *, multilabel: bool = F
         For shapes that do not fit, logits that are not finite, and class numbers out of range.
     """
     margins = _margins(_logits(logits), np.asarray(truth), multilabel)
-    if margins.size == 0 or not margins.any() or (margins < 0).all():
+    if margins.size == 0 or (margins <= 0).all():
         return 1.0
 
     def loss(log_temperature: float) -> float:

@@ -1,8 +1,8 @@
 """How well a score puts the positive cases above the negative ones: ROC and precision-recall.
 
-Ties are exact: a positive and a negative case of equal score count as half a correct pair (Mann and Whitney 1947; Hanley
-and McNeil, Radiology 1982). The area under the precision-recall curve is the average precision, a step sum without
-interpolation (Davis and Goadrich, ICML 2006, on why interpolation flatters).
+Ties are exact: a positive and a negative case of equal score count as half a correct pair (Mann and Whitney 1947;
+Hanley and McNeil, Radiology 1982). The area under the precision-recall curve is the average precision, a step sum
+without interpolation (Davis and Goadrich, ICML 2006, on why interpolation flatters).
 
 Empty-set rule: with no positive or no negative case (of non-zero weight) an area is NaN.
 """
@@ -97,8 +97,8 @@ def auroc(truth: ArrayLike, score: ArrayLike, weights: ArrayLike | None = None) 
 def auprc(truth: ArrayLike, score: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:
     """Average precision, the sum of precision times gain in recall over the distinct scores; arguments as in `auroc`.
 
-    A score without information has the prevalence, not 0.5. NaN when a class is absent (where scikit-learn says 0 for no
-    positives and 1 for no negatives: neither is an answer to a question about ranking).
+    A score without information has the prevalence, not 0.5. NaN when a class is absent (where scikit-learn says 0 for
+    no positives and 1 for no negatives: neither is an answer to a question about ranking).
     """
     return Ranks.of(truth, score).areas(weights)[1]
 
@@ -125,7 +125,7 @@ def one_vs_rest(truth: ArrayLike, scores: ArrayLike, weights: ArrayLike | None =
 
 
 def macro_auroc(truth: ArrayLike, scores: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:
-    """Mean of the one-vs-rest AUROC over the classes that have one; arguments as in `one_vs_rest`, ``()`` or ``(R,)``."""
+    """Mean of the one-vs-rest AUROC over the classes that have one, ``()`` or ``(R,)``; arguments as `one_vs_rest`."""
     return mean_defined(one_vs_rest(truth, scores, weights)[0])
 
 

@@ -1,8 +1,8 @@
 """Weights of cases: none, one set, or one set per bootstrap replicate.
 
-Every function of `measure` that scores cases takes ``weights`` of shape ``(N,)`` or ``(R, N)``. A case of weight 2 counts
-as two equal cases, a case of weight 0 is absent; whole numbers below 2**53 therefore give exactly the result of repeating
-cases, which is what a bootstrap does.
+Every function of `measure` that scores cases takes ``weights`` of shape ``(N,)`` or ``(R, N)``. A case of weight 2
+counts as two equal cases, a case of weight 0 is absent, so whole numbers give the result of repeating cases, which is
+what a bootstrap does.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ The charts are drawn from the table and not from ready-made curves, so that what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,7 +51,7 @@ class Cases:
     @property
     def correct(self) -> NDArray[np.bool_]:
         """The column `correct`."""
-        return self.table["correct"].fillna(False).to_numpy(dtype=bool)
+        return np.asarray(self.table["correct"].fillna(False), dtype=bool)
 
     @property
     def sureness(self) -> Floats:
@@ -186,35 +185,50 @@ def groups(cases: Cases, *, each: int = 6) -> list[Group]:
     """Which cases to look at: surest wrong ones (by kind of error), borderline ones, surest right ones."""
     wrong = ~cases.correct
     sure = cases.sureness
+    everyone = np.ones(len(cases), dtype=bool)
     out = []
     if cases.labels.binary:
         yes, no = cases.labels.names[cases.labels.positive], cases.labels.names[1 - cases.labels.positive]
         present = cases.truth[:, cases.labels.positive]
+        # With a threshold away from 0.5, "sure" means far from it on the wrong side.
         doubt = _doubt_binary(cases)
-        # With an operating point away from 0.5, "sure" means far from it on the wrong side.
-        out.append(_group(cases, f"False alarms: called {yes}, in truth {no}", "Surest first. Look for what misled the"
-                          " model: a marker, a device, another disease, a wrong label.", wrong & ~present, -doubt, each))
-        out.append(_group(cases, f"Missed: called {no}, in truth {yes}", "Surest first. Would a reader have seen it?",
-                          wrong & present, -doubt, each))
+        alarms, missed = f"False alarms: called {yes}, in truth {no}", f"Missed: called {no}, in truth {yes}"
+        out.append(_group(cases, alarms, _WHY_ALARM, wrong & ~present, key=-doubt, each=each))
+        out.append(_group(cases, missed, _WHY_MISSED, wrong & present, key=-doubt, each=each))
     else:
         doubt = sure if cases.labels.multilabel else _margin(cases.probability)
-        out.append(_group(cases, "Surest wrong answers", "Surest first. Look for what misled the model, or for a wrong"
-                          " label.", wrong, -sure, 2 * each))
-    out.append(_group(cases, "Borderline", "The model was least decided here; a small change of the image may turn the"
-                      " answer.", np.ones(len(cases), bool), doubt, each))
-    out.append(_group(cases, "Surest right answers", "What the model finds typical. Check that it is the disease that"
-                      " is typical, not the frame around it.", ~wrong, -sure, each))
+        out.append(_group(cases, "Surest wrong answers", _WHY_WRONG, wrong, key=-sure, each=2 * each))
+    out.append(_group(cases, "Borderline", _WHY_BORDERLINE, everyone, key=doubt, each=each))
+    out.append(_group(cases, "Surest right answers", _WHY_RIGHT, ~wrong, key=-sure, each=each))
     return [group for group in out if group.case_ids]
+
+
+_WHY_ALARM = "Surest first. Look for what misled the model: a marker, a device, another disease, a wrong label."
+_WHY_MISSED = "Surest first. Would a reader have seen it?"
+_WHY_WRONG = "Surest first. Look for what misled the model, or for a wrong label."
+_WHY_BORDERLINE = "The model was least decided here; a small change of the image may turn the answer."
+_WHY_RIGHT = "What the model finds typical. Check that it is the disease that is typical, not the frame around it."
+
+
+def threshold_used(cases: Cases) -> float | None:
+    """The threshold of two-class answers: it lies between the highest "no" and the lowest "yes"; None if unclear."""
+    if not cases.labels.binary or not len(cases):
+        return None
+    p = cases.probability[:, cases.labels.positive]
+    called = cases.decided[:, cases.labels.positive]
+    if called.all() or not called.any():
+        return None
+    highest_no, lowest_yes = float(p[~called].max()), float(p[called].min())
+    if highest_no > lowest_yes:
+        return None
+    # One half where it explains the answers: a reader must not wonder about 0.4983.
+    return 0.5 if highest_no <= 0.5 <= lowest_yes else (highest_no + lowest_yes) / 2
 
 
 def _doubt_binary(cases: Cases) -> Floats:
     """Distance of the positive probability from the threshold that the answers were given with."""
-    p = cases.probability[:, cases.labels.positive]
-    called = cases.decided[:, cases.labels.positive]
-    # The threshold is not part of the table; it lies between the highest "no" and the lowest "yes".
-    ends = [p[~called].max() if (~called).any() else None, p[called].min() if called.any() else None]
-    both = [end for end in ends if end is not None]
-    return np.abs(p - (sum(both) / 2 if len(both) == 2 and both[0] <= both[1] else 0.5))
+    threshold = threshold_used(cases)
+    return np.abs(cases.probability[:, cases.labels.positive] - (0.5 if threshold is None else threshold))
 
 
 def _margin(probability: Floats) -> Floats:
@@ -223,9 +237,9 @@ def _margin(probability: Floats) -> Floats:
     return ordered[:, -1] - ordered[:, -2]
 
 
-def _group(cases: Cases, title: str, why: str, which: NDArray[np.bool_], key: Floats, each: int) -> Group:
+def _group(cases: Cases, title: str, why: str, which: NDArray[np.bool_], *, key: Floats, each: int) -> Group:
     order = np.argsort(key, kind="stable")
-    ids: Sequence[object] = cases.table["case_id"].to_numpy()[order[which[order]]][:each]
+    ids = cases.table["case_id"].to_numpy()[order[which[order]]][:each]
     return Group(title, why, tuple(str(i) for i in ids))
 
 

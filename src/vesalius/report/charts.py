@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vesalius.measure.calibration import Reliability
 from vesalius.report.cases import Floats, thinned
 from vesalius.report.svg import Drawing, Scale, clipped, decades, legend, series_class, series_dash, text_width, ticks
-from vesalius.report.words import Interval, show
+from vesalius.report.words import Interval, percent, show
 
 SIDE = 380.0
 LEFT, RIGHT, TOP, BOTTOM = 48.0, 12.0, 12.0, 44.0
@@ -31,11 +31,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Point:
-    """An operating point on a chart, with the text shown under the pointer."""
+    """An operating point on a chart: its letter, and the text shown under the pointer."""
 
     x: float
     y: float
     words: str
+    mark: str = ""
 
 
 def unit_square(height: float = SIDE) -> tuple[Scale, Scale]:
@@ -50,8 +51,7 @@ def roc_chart(curves: Sequence[Curve], points: Sequence[Point] = (), *, label: s
     drawing.axes(x, y, x_name="false alarms (1 − specificity)", y_name="sensitivity")
     drawing.line(x(0), y(0), x(1), y(1), "chance")
     _draw_curves(drawing, x, y, curves)
-    for point in points:
-        drawing.diamond(x(point.x), y(point.y), "operating", tip=point.words)
+    _draw_points(drawing, x, y, points)
     return drawing.markup()
 
 
@@ -65,8 +65,7 @@ def precision_recall_chart(
     if prevalence is not None:
         drawing.line(x(0), y(prevalence), x(1), y(prevalence), "chance")
     _draw_curves(drawing, x, y, curves)
-    for point in points:
-        drawing.diamond(x(point.x), y(point.y), "operating", tip=point.words)
+    _draw_points(drawing, x, y, points)
     return drawing.markup()
 
 
@@ -79,13 +78,25 @@ def _draw_curves(drawing: Drawing, x: Scale, y: Scale, curves: Sequence[Curve]) 
             drawing.curve(places, f"curve {series_class(index)}", dash=series_dash(index), tip=tip)
 
 
+def _draw_points(drawing: Drawing, x: Scale, y: Scale, points: Sequence[Point]) -> None:
+    for point in points:
+        drawing.diamond(x(point.x), y(point.y), "operating", tip=point.words)
+        if point.mark:
+            left = point.x > 0.85
+            drawing.text(
+                x(point.x) + (-9 if left else 9),
+                y(point.y) + 14,
+                point.mark,
+                kind="name",
+                anchor="end" if left else "start",
+            )
+
+
 def curve_legend(curves: Sequence[Curve]) -> Markup:
     """The names of the lines; empty for a single one, which needs none."""
     if len(curves) < 2:
         return Markup("")
-    return legend(
-        [(series_class(i), series_dash(i), f"{c.name} {c.note}".strip()) for i, c in enumerate(curves)]
-    )
+    return legend([(series_class(i), series_dash(i), f"{c.name} {c.note}".strip()) for i, c in enumerate(curves)])
 
 
 def reliability_chart(bins: Reliability, *, x_name: str, y_name: str, label: str) -> Markup:
@@ -134,14 +145,17 @@ class ForestRow:
     heading: bool = False
 
 
-def forest_chart(rows: Sequence[ForestRow], *, label: str, low: float | None = None, high: float | None = None) -> Markup:
+def forest_chart(
+    rows: Sequence[ForestRow], *, label: str, low: float | None = None, high: float | None = None
+) -> Markup:
     """Each metric as a dot with whiskers from low to high; rows without a number say so."""
     finite = [v for row in rows for v in row.interval.ends() if v is not None]
     least, most = (min(finite), max(finite)) if finite else (0.0, 1.0)
-    low = low if low is not None else (0.0 if least >= 0 else least)
+    # Shares above one half are told apart better without the empty half; 0.5 is also where guessing lies.
+    low = low if low is not None else (0.5 if least >= 0.55 and most <= 1 else min(0.0, least))
     high = high if high is not None else (1.0 if most <= 1 else most)
     width, step = 440.0, 28.0
-    names = min(max([text_width(row.name) for row in rows] + [60.0]) + 12, 150.0)
+    names = min(max([text_width(row.name) for row in rows] + [60.0]) + 12, 170.0)
     x = Scale(low, high, names, width - 140)
     bottom = TOP + step * len(rows)
     drawing = Drawing(width, bottom + 28, label, "forest")
@@ -160,14 +174,25 @@ def forest_chart(rows: Sequence[ForestRow], *, label: str, low: float | None = N
             drawing.line(ends[0], middle, ends[1], middle, "whisker s0")
             for end in ends:
                 drawing.line(end, middle - 4, end, middle + 4, "whisker s0")
-        drawing.dot(x(row.interval.value), middle, "dot s0", radius=4.5, tip=f"{row.name}: {words}")
+        drawing.dot(x(row.interval.value), middle, "dot s0", radius=4, tip=f"{row.name}: {words}")
     return drawing.markup()
 
 
 def mirrored_histogram(
-    up: Floats, down: Floats, *, up_name: str, down_name: str, x_name: str, threshold: float | None = None, label: str
+    up: Floats,
+    down: Floats,
+    *,
+    up_name: str,
+    down_name: str,
+    x_name: str,
+    threshold: float | None = None,
+    up_kind: int = 1,
+    label: str,
 ) -> Markup:
-    """Two histograms back to back over [0, 1]: `up` above the line, `down` below it, each as a share of its own cases."""
+    """Two histograms back to back over [0, 1]: `up` above the line, `down` below it, each a share of its own cases.
+
+    `up_kind` is the colour of the upper one, 1 or 0; the lower one has the other.
+    """
     bins = 25
     height = 260.0
     x = Scale(0, 1, LEFT, SIDE - RIGHT)
@@ -183,7 +208,10 @@ def mirrored_histogram(
     for value in ticks(0, 1):
         drawing.line(x(value), TOP, x(value), height - BOTTOM, "grid")
         drawing.text(x(value), height - BOTTOM + 16, f"{value:.3g}", anchor="middle")
-    for (counts, share), kind, name, sign in ((shares[0], "s1", up_name, -1), (shares[1], "s0", down_name, 1)):
+    for (counts, share), kind, name, sign in (
+        (shares[0], f"s{up_kind}", up_name, -1),
+        (shares[1], f"s{1 - up_kind}", down_name, 1),
+    ):
         for index in range(bins):
             tall = reach * float(share[index]) / tallest
             left = x(edges[index]) + 0.5
@@ -192,12 +220,21 @@ def mirrored_histogram(
             drawing.bar(left, top, wide, tall, f"fill {kind}", tip=f"{name}: {int(counts[index])} cases")
     drawing.line(x.start, middle, x.stop, middle, "axis")
     drawing.text((x.start + x.stop) / 2, height - 10, x_name, kind="name", anchor="middle")
-    drawing.text(16, (TOP + middle) / 2, clipped(up_name, reach), kind="name t1", anchor="middle", turn=True)
-    drawing.text(16, (height - BOTTOM + middle) / 2, clipped(down_name, reach), kind="name t0", anchor="middle", turn=True)
+    drawing.text(16, (TOP + middle) / 2, clipped(up_name, reach), kind=f"name t{up_kind}", anchor="middle", turn=True)
+    drawing.text(
+        16,
+        (height - BOTTOM + middle) / 2,
+        clipped(down_name, reach),
+        kind=f"name t{1 - up_kind}",
+        anchor="middle",
+        turn=True,
+    )
     if threshold is not None and 0 <= threshold <= 1:
         drawing.line(x(threshold), TOP, x(threshold), height - BOTTOM, "threshold")
         anchor = "end" if threshold > 0.8 else "start"
-        drawing.text(x(threshold) + (-4 if anchor == "end" else 4), TOP + 10, f"threshold {threshold:.2f}", anchor=anchor)
+        drawing.text(
+            x(threshold) + (-4 if anchor == "end" else 4), TOP + 10, f"threshold {threshold:.2f}", anchor=anchor
+        )
     return drawing.markup()
 
 
@@ -267,32 +304,44 @@ def _steps(history: pd.DataFrame) -> Floats:
 
 
 def confusion_table(counts: NDArray[np.int64], names: Sequence[str]) -> Markup:
-    """True class by named class as a table; the shade is the share of the row, right answers and errors differ in hue."""
-    head = Markup("").join(Markup('<th scope="col"><span>{}</span></th>').format(name) for name in names)
+    """True class by named class as a table; the shade is the share of the row, errors have another hue.
+
+    With many classes the columns carry the numbers of the rows: long names side by side would not fit any screen.
+    """
+    numbered = len(names) > 5
+    head = Markup("").join(
+        Markup('<th scope="col"><abbr title="{}">{}</abbr></th>').format(name, place)
+        if numbered
+        else Markup('<th scope="col"><span>{}</span></th>').format(name)
+        for place, name in enumerate(names, 1)
+    )
     rows = []
     for i, name in enumerate(names):
         total = int(counts[i].sum())
-        cells = []
-        for j, other in enumerate(names):
-            share = counts[i, j] / total if total else 0.0
-            kind = "right" if i == j else "wrong"
-            tip = f"{counts[i, j]} of {total} {name} cases were called {other}"
-            percent = Markup("<small>{:.0%}</small>").format(share) if total and counts[i, j] else Markup("")
-            cells.append(
-                Markup('<td class="{}" style="--heat:{:.3f}" title="{}">{}{}</td>').format(
-                    kind, share, tip, int(counts[i, j]), percent
-                )
-            )
+        cells = Markup("").join(_confusion_cell(counts, names, i, j) for j in range(len(names)))
+        shown = f"{i + 1}\u2002{name}" if numbered else name
         rows.append(
-            Markup('<tr><th scope="row">{}</th>{}<td class="total">{}</td></tr>').format(
-                name, Markup("").join(cells), total
+            Markup('<tr><th scope="row"><span>{}</span></th>{}<td class="total">{}</td></tr>').format(
+                shown, cells, total
             )
         )
+    columns = "what the model said, numbered as the rows" if numbered else "what the model said"
     return Markup(
-        '<div class="scroll"><table class="confusion"><caption>Rows: true class. Columns: what the model said. '
-        'Shade: share of the row.</caption><thead><tr><td></td>{}<th scope="col">all</th></tr></thead>'
-        "<tbody>{}</tbody></table></div>"
-    ).format(head, Markup("").join(rows))
+        '<div class="scroll" tabindex="0" role="group" aria-label="Confusion matrix"><table class="confusion"><caption>'
+        "Rows: true class. Columns: {}. Shade: share of the row.</caption>"
+        '<thead><tr><td></td>{}<th scope="col">all</th></tr></thead><tbody>{}</tbody></table></div>'
+    ).format(columns, head, Markup("").join(rows))
+
+
+def _confusion_cell(counts: NDArray[np.int64], names: Sequence[str], i: int, j: int) -> Markup:
+    total, here = int(counts[i].sum()), int(counts[i, j])
+    share = here / total if total else 0.0
+    kind = "right" if i == j else "wrong"
+    tip = f"{here} of {total} {names[i]} cases were called {names[j]}"
+    part = Markup("<small>{}</small>").format(percent(share)) if here else Markup("")
+    return Markup('<td class="{}{}" style="--heat:{:.3f}" title="{}">{}{}</td>').format(
+        kind, "" if here else " zero", share, tip, here, part
+    )
 
 
 def counts_bar(counts: Mapping[str, int], *, label: str) -> Markup:

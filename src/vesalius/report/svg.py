@@ -227,4 +227,3 @@ def legend(entries: Sequence[tuple[str, str, str]]) -> Markup:
         for kind, dash, words in entries
     ]
     return Markup('<ul class="legend">') + Markup("").join(items) + Markup("</ul>")
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -24,9 +25,11 @@ NAMES = {
     "precision": "precision (PPV)",
     "recall": "recall",
     "f1": "F1",
+    "ppv": "precision (PPV)",
+    "npv": "NPV",
     "kappa": "kappa",
     "brier": "Brier score",
-    "ece": "calibration error (ECE)",
+    "ece": "calibration error",
     "dice": "Dice",
     "iou": "IoU",
     "nsd": "surface Dice",
@@ -50,8 +53,16 @@ MEANINGS = {
     "dice": "Overlap with the reference outline. 1 is identical.",
 }
 
+# Of more than two classes these are means, each class against the rest.
+MEANS_OVER_CLASSES = frozenset(
+    {"auroc", "auprc", "sensitivity", "specificity", "precision", "recall", "f1", "dice", "iou"}
+)
+
 # Where smaller is better, a reader must be told so next to the number.
 SMALLER_IS_BETTER = frozenset({"brier", "ece", "hd95_mm", "hd95_px", "assd_mm", "assd_px", "loss"})
+
+
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -145,6 +156,14 @@ def count(number: Any, one: str, many: str = "") -> str:
     return f"{whole:,}".replace(",", "\u202f") + f" {one if whole == 1 else many or one + 's'}"
 
 
+def percent(share: float) -> str:
+    """``48 %``; a share that is neither none nor all never becomes 0 or 100."""
+    shown = f"{share * 100:.0f}"
+    if shown in ("0", "100") and share not in (0, 1):
+        shown = "< 1" if shown == "0" else "> 99"
+    return f"{shown}\u00a0%"
+
+
 def listed(names: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``; long lists end in a number."""
     if len(names) > 6:
@@ -225,31 +244,46 @@ def warnings(
         ]
         what = f": {listed(parts)}" if parts else ""
         out.append(
-            ("Training and test cases overlap", f"The leakage check found an overlap{what}. The numbers on this page are "
-             "probably too good. Split again by patient, without duplicates, before anyone relies on them.")
+            (
+                "Training and test cases overlap",
+                f"The leakage check found an overlap{what}. The numbers on this page are "
+                "probably too good. Split again by patient, without duplicates, before anyone relies on them.",
+            )
         )
     if not patients_known:
         out.append(
-            ("Nobody knows which images belong to the same person", "The data hold no patient identifier, so every case "
-             "was counted as a patient of its own. If people appear several times, the intervals are too narrow, and the "
-             "same person may stand in training and test. Give a patient column or pattern if you have one.")
+            (
+                "Nobody knows which images belong to the same person",
+                "The data hold no patient identifier, so every case was counted as a patient of its own. If people "
+                "appear several times, the intervals are too narrow, and the same person may stand in training and test. "
+                "Give a patient column or pattern if you have one.",
+            )
         )
     people = int(metrics.get("patients") or metrics.get("cases") or 0)
     if people < SMALL_TEST:
         out.append(
-            ("The test set is small", f"Only {count(people, 'patient' if patients_known else 'case')} stand behind these "
-             "numbers. Read the intervals, not the single values, and test on more cases before you decide anything.")
+            (
+                "The test set is small",
+                f"Only {count(people, 'patient' if patients_known else 'case')} stand behind these numbers. Read the "
+                "intervals, not the single values, and test on more cases before you decide anything.",
+            )
         )
     few = [f"{name} ({n})" for name, n in (class_cases or {}).items() if n < SMALL_CLASS]
     if few:
         out.append(
-            ("Some classes have very few test cases", f"Fewer than {SMALL_CLASS} test cases: {listed(few)}. What is said "
-             "about these classes rests on single cases.")
+            (
+                "Some classes have very few test cases",
+                f"Fewer than {SMALL_CLASS} test cases: {listed(few)}. What is said "
+                "about these classes rests on single cases.",
+            )
         )
     if str(metrics.get("split") or "test") == "val":
         out.append(
-            ("These are not test cases", "The validation cases were used to choose the model, which flatters it. Use a "
-             "test set that nothing was chosen on.")
+            (
+                "These are not test cases",
+                "The validation cases were used to choose the model, which flatters it. Use a "
+                "test set that nothing was chosen on.",
+            )
         )
     return out
 
@@ -257,40 +291,67 @@ def warnings(
 def limits(metrics: Mapping[str, Any], *, patients_known: bool, labels: Labels | None) -> list[str]:
     """What may not be concluded from the study; one sentence each."""
     out = [
-        "Not for diagnosis: before the model touches care, validate it on your own patients, scanners and workflow, and "
-        "follow the law on medical devices where you are.",
-        "How it performs on other scanners, sites and populations is unknown. These numbers hold for cases like the ones "
-        "tested here.",
-        "Probabilities are calibrated for how common each class is in the validation data. Where it is rarer or commoner, "
-        "they and the predictive values are wrong until they are calibrated again.",
+        "Not for diagnosis: before the model touches care, validate it on your own patients, scanners and workflow, "
+        "and follow the law on medical devices where you are.",
+        "How it performs on other scanners, sites and populations is unknown. These numbers hold for cases like the "
+        "ones tested here.",
+        "Probabilities are calibrated for how common each class is in the validation data. Where it is rarer or "
+        "commoner, they and the predictive values are wrong until they are calibrated again.",
         "The model finds patterns that go together with the labels. It does not show what causes them, and it may use "
         "something in the picture that is not the disease.",
         "It only knows the classes it was trained on"
         + (f" ({listed(labels.names)})" if labels else "")
         + ". Shown anything else, it still answers with one of them.",
-        "The labels were taken as they are. If they came from a report or a single reader, agreeing with them is not the "
-        "same as being right.",
+        "The labels were taken as they are. If they came from a report or a single reader, agreeing with them is not "
+        "the same as being right.",
     ]
-    tested = metrics.get("subgroups") or {}
+    tested = list(dict.fromkeys(name for name, _, _ in flat_subgroups(metrics.get("subgroups") or {})))
     if tested:
         out.append(
-            f"Subgroups were compared only by {listed([str(k) for k in tested])}; differences between any others were not "
-            "tested. A difference that was not found may still exist where the groups are small."
+            f"Subgroups were compared only by {listed(tested)}; differences between any others were "
+            "not tested. A difference that was not found may still exist where the groups are small."
         )
     else:
         out.append("No subgroups (age, sex, site, scanner) were tested: the data did not say who the patients are.")
     if not patients_known:
-        out.append("Without patient identifiers, independence of training and test cases could not be checked by person.")
+        out.append(
+            "Without patient identifiers, independence of training and test cases could not be checked by person."
+        )
     if leaks(metrics):
         out.append("Training and test cases overlap, so no number here says how the model does on new patients.")
     return out
 
 
+def decision(data: Mapping[str, Any], labels: Labels) -> str:
+    """How probabilities became answers, from ``metrics.json`` (`evaluate.decision.Decision`); empty if unknown."""
+    if not data:
+        return ""
+    limits_by_class = {str(k): interval(v).value for k, v in (data.get("thresholds") or {}).items()}
+    given = [f"{name} from {value:.3g}" for name, value in limits_by_class.items() if value is not None]
+    chosen = str(data.get("chosen_on") or "fixed")
+    if not given:
+        if labels.multilabel:
+            return "Every finding with a probability of at least 0.5 is called."
+        return "A case is called by its most probable class."
+    where = (
+        "fixed before any data were seen" if chosen == "fixed" else f"chosen on the {SPLITS.get(chosen, chosen)} cases"
+    )
+    rule = str(data.get("rule") or "").replace("_", " ")
+    return f"Called {listed(given)} on; {where}{f' by the rule “{rule}”' if rule else ''}."
+
+
 def flat_subgroups(subgroups: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
-    """(covariate, group, numbers) from ``{covariate: {group: numbers}}`` or ``{"covariate=group": numbers}``."""
-    out = []
+    """(covariate, group, numbers) from the forms that ``metrics.json`` allows.
+
+    ``{covariate: {"groups": {group: numbers}}}`` as `evaluate.subgroup` writes it, ``{covariate: {group: numbers}}`` or
+    ``{"covariate=group": numbers}``. Covariates that were excluded are not groups (`excluded_subgroups`).
+    """
+    out: list[tuple[str, str, Mapping[str, Any]]] = []
     for covariate, content in subgroups.items():
-        if not isinstance(content, Mapping):
+        if not isinstance(content, Mapping) or "excluded" in content:
+            continue
+        if isinstance(content.get("groups"), Mapping):
+            out += [(str(covariate), str(group), numbers) for group, numbers in content["groups"].items()]
             continue
         inner = [v for v in content.values() if isinstance(v, Mapping)]
         nested = inner and all("value" not in v for v in inner) and len(inner) == len(content)
@@ -302,7 +363,31 @@ def flat_subgroups(subgroups: Mapping[str, Any]) -> list[tuple[str, str, Mapping
     return out
 
 
+def excluded_subgroups(subgroups: Mapping[str, Any]) -> list[str]:
+    """``site: has one value only`` for every covariate that could not be tested."""
+    return [
+        f"{name}: {content['excluded']}"
+        for name, content in subgroups.items()
+        if isinstance(content, Mapping) and "excluded" in content
+    ]
+
+
 def numbers_of(content: Mapping[str, Any]) -> dict[str, Interval]:
     """The metrics among the entries of a class or a subgroup, also where they stand under ``metrics``."""
     inner = content.get("metrics") if isinstance(content.get("metrics"), Mapping) else content
     return {str(key): interval(data) for key, data in (inner or {}).items() if is_number(data) or data is None}
+
+
+def as_text(value: Any) -> str:
+    """A setting as a person writes it: ``yes``, ``0.001``, ``224, 224``, or JSON for what is nested."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)) and not any(isinstance(v, (list, tuple, Mapping)) for v in value):
+        return ", ".join(as_text(v) for v in value) or "none"
+    if isinstance(value, (list, tuple, Mapping)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)

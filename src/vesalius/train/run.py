@@ -229,7 +229,7 @@ def train_member(plan: Plan, task: Classify, store: Store, *, member: int, train
     fabric = make_fabric(plan, device)
     optim = plan.section("optim")
     preprocess = Preprocess.from_spec(plan.section("preprocess")).to(fabric.device)
-    policy = PlainStep(fabric, task, make_network(plan, task, seed).to(_order(plan)), optim)
+    policy = PlainStep(fabric, task, make_network(plan, task, seed).to(memory_format=_order(plan)), optim)
     batches = Batches(store, *train, size=int(optim["batch_size"]), seed=seed, balance=float(plan["sampling.balance"]),
                       rank=fabric.global_rank, world=fabric.world_size)
     total = total_steps(plan, batches.steps_per_epoch)
@@ -255,7 +255,7 @@ def _quiet(row: dict[str, Any]) -> None:
 
 def _order(plan: Plan) -> Any:
     if not plan["optim.channels_last"]:
-        return torch.float32
+        return torch.contiguous_format
     return torch.channels_last if plan["preprocess.dims"] == 2 else torch.channels_last_3d
 
 

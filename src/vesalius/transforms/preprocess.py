@@ -101,7 +101,7 @@ class Preprocess(nn.Module):
     @property
     def spec(self) -> dict[str, Any]:
         """All keys as plain data for JSON; ``Preprocess.from_spec(p.spec)`` does exactly what ``p`` does."""
-        return _plain(self._spec)
+        return {key: _plain(value) for key, value in self._spec.items()}
 
     @property
     def storage(self) -> torch.dtype:

@@ -51,15 +51,15 @@ def interpolation_matrix(
     pixels = np.arange(source)[None, :]
     if kernel == "nearest":
         chosen = np.minimum(np.floor((np.arange(target) + 0.5) * step).astype(int), source - 1)
-        return np.eye(source, dtype=np.float32)[chosen]
-    if kernel == "area":
+        weights = np.eye(source)[chosen]
+    elif kernel == "area":
         upper = np.minimum(pixels + 0.5, centres + step / 2)
         lower = np.maximum(pixels - 0.5, centres - step / 2)
         weights = np.clip(upper - lower, 0, None)
     else:
         width = max(step, 1.0) if antialias else 1.0
         weights = np.clip(1 - np.abs(pixels - centres) / width, 0, None)
-    matrix = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    matrix: NDArray[np.float32] = np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
     matrix.setflags(write=False)
     return matrix
 

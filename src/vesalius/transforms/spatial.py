@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,7 +138,7 @@ def linear_maps(
     if spacing is not None:
         size = np.asarray(spacing, dtype=np.float64)
         maps = maps * size[None, None, :] / size[None, :, None]
-    return maps
+    return np.asarray(maps, dtype=np.float64)
 
 
 def smooth_field(control: Tensor, shape: Sequence[int]) -> Tensor:
@@ -230,9 +231,9 @@ def warp_together(
     label = None if label is None else flip(label, still)
     if rows.size:
         grid = sampling_grid(params[rows], image.shape[2:], image.device)
-        image = _sample_rows(image, rows, grid, mode, padding, 0)
+        image = _sample_rows(image, rows, grid, mode=mode, padding=padding)
         if label is not None:
-            label = _sample_rows(label, rows, grid, "nearest", padding, label_fill)
+            label = _sample_rows(label, rows, grid, mode="nearest", padding=padding, fill=label_fill)
     return image, label
 
 
@@ -256,7 +257,7 @@ def invert(image: Tensor, params: SpatialParams, *, mode: str = "linear", paddin
     places = _inverse_places(index.expand(len(chosen), -1, -1), chosen, shape)
     sides = torch.tensor(shape, dtype=torch.float32, device=image.device)
     grid = ((2 * places + 1) / sides - 1).flip(-1).view(len(chosen), *shape, len(shape))
-    return _sample_rows(image, rows, grid, mode, padding, 0)
+    return _sample_rows(image, rows, grid, mode=mode, padding=padding)
 
 
 def map_points(points: Tensor, params: SpatialParams, shape: Sequence[int]) -> Tensor:
@@ -299,7 +300,7 @@ def _inverse_places(places: Tensor, params: SpatialParams, shape: Sequence[int])
     return found
 
 
-def _sample_rows(x: Tensor, rows: NDArray[np.int64], grid: Tensor, mode: str, padding: str, fill: int) -> Tensor:
+def _sample_rows(x: Tensor, rows: NDArray[np.int64], grid: Tensor, *, mode: str, padding: str, fill: int = 0) -> Tensor:
     everything = rows.size == x.shape[0]
     index = torch.from_numpy(rows).to(x.device)
     part = (x if everything else x[index]).to(torch.float32)
@@ -324,5 +325,5 @@ def _check(image: Tensor, params: SpatialParams, padding: str) -> None:
         raise ValueError(f"padding {padding!r} is unknown; choose one of {', '.join(PADDINGS)}")
 
 
-def _tensor(array: FloatArray, device: torch.device | str) -> Tensor:
+def _tensor(array: NDArray[np.floating[Any]], device: torch.device | str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)

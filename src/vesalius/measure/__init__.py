@@ -1,0 +1,1 @@
+"""Floor 2: pure functions on arrays, each a number with a unit."""

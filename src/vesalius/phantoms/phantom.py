@@ -1,0 +1,102 @@
+"""What a synthetic case is, and what the kinds of phantoms share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from vesalius.core.case import Case
+from vesalius.core.labels import Labels
+from vesalius.core.randomness import generator
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Phantom:
+    """A case and the truth about it.
+
+    Parameters
+    ----------
+    case
+        One image in the role ``"image"``; ``case.target`` is the index of the class.
+    label, classes
+        Name of the class, and all names that it could have had.
+    truth
+        Numbers that follow from the construction, not from the pixels; lengths in mm or pixels as the keys say.
+    mask
+        Label map on the image's grid, uint8 or uint16; None for kinds without one.
+    structures
+        Names of the values of `mask`, from 0 (background); for instance maps ``("background", "cell")``.
+    boxes, box_names
+        ``(N, 2 * ndim)`` lower and upper corners in index units (z, y, x), upper exclusive, and their classes.
+    layers
+        Further maps on the grid, such as the exact fraction of each voxel that a nodule fills.
+    """
+
+    case: Case
+    label: str
+    classes: Labels
+    truth: Mapping[str, Any] = field(default_factory=dict)
+    mask: NDArray[Any] | None = None
+    structures: tuple[str, ...] = ()
+    boxes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
+    box_names: tuple[str, ...] = ()
+    layers: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def balanced_class(seed: int, purpose: str, patient: int, count: int) -> int:
+    """The class of a patient: every run of `count` patients holds each class once, in random order."""
+    block, place = divmod(patient, count)
+    return int(generator(seed, f"{purpose}:class", block).permutation(count)[place])
+
+
+def person(seed: int, purpose: str, patient: int) -> dict[str, Any]:
+    """Age in years, sex and site of a patient."""
+    draw = generator(seed, f"{purpose}:person", patient)
+    return {
+        "age": int(np.clip(draw.normal(58, 16), 18, 95)),
+        "sex": "F" if draw.random() < 0.5 else "M",
+        "site": ("north", "south", "harbour")[int(draw.integers(3))],
+    }
+
+
+def smooth_noise(draw: np.random.Generator, shape: tuple[int, ...], scale: float) -> Array:
+    """Random field of zero mean and unit deviation whose bumps are about `scale` pixels wide.
+
+    Made on a coarse lattice and interpolated, which costs a fraction of filtering at full size.
+    """
+    coarse = tuple(max(int(np.ceil(side / scale)) + 3, 4) for side in shape)
+    lattice = draw.standard_normal(coarse, dtype=np.float32)
+    out: Array = lattice
+    for axis, side in enumerate(shape):
+        out = _stretch(out, axis, side, scale, float(draw.random()))
+    return np.asarray(out - out.mean(), dtype=np.float32) / np.float32(out.std() + 1e-6)
+
+
+def _stretch(field_: Array, axis: int, side: int, scale: float, shift: float) -> Array:
+    """Cubic B-spline evaluation along one axis, as a product with a sparse-like small matrix."""
+    place = np.arange(side) / scale + shift + 1
+    base = np.floor(place).astype(int)
+    t = (place - base)[:, None]
+    weights = np.concatenate([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], 1) / 6
+    matrix = np.zeros((side, field_.shape[axis]), dtype=np.float32)
+    rows = np.arange(side)
+    for step in range(4):
+        matrix[rows, np.minimum(base - 1 + step, field_.shape[axis] - 1)] += weights[:, step]
+    return np.moveaxis(np.tensordot(matrix, field_, axes=(1, axis)), 0, axis).astype(np.float32)
+
+
+def soft_step(distance: NDArray[Any], width: float) -> Array:
+    """0 to 1 as `distance` passes zero, over about `width`: an edge with partial volume."""
+    return np.clip(0.5 + distance / np.float32(width), 0, 1).astype(np.float32)
+
+
+def blur(image: Array, sigma: float) -> Array:
+    """Gaussian blur cut at three deviations."""
+    return ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3.0)
