@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import cohort, findings
+from evaluate_cases import cohort, findings
 from scipy import stats
 
 from vesalius.core.errors import DataError
 from vesalius.evaluate.compare import compare, delong, mcnemar
+from vesalius.evaluate.study import study
 
 
 def scores(seed=0, n=70, ties=False):
@@ -69,6 +70,24 @@ def test_identical_patients_count_once():
     assert mixed.standard_error != pytest.approx(plain.standard_error, rel=1e-6)
 
 
+def test_clustered_error_is_about_that_of_drawing_patients():
+    # Each patient has a case of both classes and a score level of his own, which cancels between them.
+    random = np.random.default_rng(3)
+    who = np.repeat(np.arange(120), 2)
+    truth = np.arange(240) % 2 == 1
+    level = 2 * random.normal(size=120)[who]
+    one, two = random.normal(size=240) + 3 * truth, level + random.normal(size=240) + 2 * truth
+    differences = []
+    for _ in range(400):
+        drawn = random.integers(0, 120, 120)
+        drawn = np.r_[2 * drawn, 2 * drawn + 1]
+        pair = [stats.mannwhitneyu(s[drawn][120:], s[drawn][:120]).statistic for s in (one, two)]
+        differences.append((pair[1] - pair[0]) / 120**2)
+    found = delong(truth, one, two, patients=who)
+    assert found.standard_error == pytest.approx(np.std(differences), rel=0.12)
+    assert delong(truth, one, two).standard_error > 1.3 * found.standard_error
+
+
 def test_delong_without_difference_or_cases():
     truth, one, _ = scores(2)
     same = delong(truth, one, 2 * one + 1)
@@ -123,12 +142,13 @@ def test_a_better_model_is_seen_in_any_order_of_rows():
 def test_pairing_makes_the_interval_of_the_difference_narrow():
     labels, first, second = pair()
     found = compare(first, second, labels, resamples=300)
-    # The same noise in both models: unpaired, the width would be that of two independent intervals.
-    shuffled = second.assign(case_id=second["case_id"])
     same = compare(first, first, labels, resamples=50)
     assert same.difference["auroc"].high == same.difference["auroc"].low == 0
-    gain, alone = found.difference["auroc"], compare(shuffled, first, labels, resamples=300).difference["auroc"]
-    assert (alone.low, alone.high) == pytest.approx((-gain.high, -gain.low))
+    gain, back = found.difference["auroc"], compare(second, first, labels, resamples=300).difference["auroc"]
+    assert (back.low, back.high) == pytest.approx((-gain.high, -gain.low))
+    # Both models see the same noise: of two independent intervals the widths would add up as squares.
+    apart = [study(t, labels, resamples=300, covariates=()).metrics["auroc"] for t in (first, second)]
+    assert gain.high - gain.low < 0.8 * np.hypot(*(estimate.high - estimate.low for estimate in apart))
 
 
 def test_dependent_cases_have_no_mcnemar():

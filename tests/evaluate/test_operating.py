@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import cohort, findings
+from evaluate_cases import cohort, findings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import cohort, findings
+from evaluate_cases import cohort, findings
+from scipy.special import softmax
 from sklearn import metrics as reference
 
 from vesalius.core.errors import DataError
@@ -53,7 +54,22 @@ def test_the_contract_of_metrics_json(binary, tmp_path):
     assert set(data["operating_points"]) == {"half", "youden", "sensitivity_95"}
     assert data["classes"]["NORMAL"] == {"cases": 60, "patients": 30}
     assert data["subgroups"]["cause"]["excluded"].startswith("determines the label")
+    assert Labels.from_json(data["labels"]) == labels
     assert data["decision"] == {"rule": "half", "thresholds": {}, "chosen_on": "fixed"}
+
+
+def test_calibration_error_before_is_that_of_the_bare_logits(several):
+    labels, table = several
+    found = study(table, labels, **FEW).calibration["ece"]
+    test = table[table["split"] == "test"]
+    bare = softmax(test[["logit.a", "logit.b", "logit.c"]].to_numpy(), axis=1)
+    right = np.array(["a", "b", "c"])[bare.argmax(axis=1)] == test["label"].to_numpy()
+    which = np.ceil(bare.max(axis=1) * 15)
+    gaps = [
+        (which == k).mean() * abs(right[which == k].mean() - bare.max(axis=1)[which == k].mean()) for k in set(which)
+    ]
+    assert found["before"] == pytest.approx(sum(gaps))
+    assert found["after"] < found["before"]
 
 
 @pytest.mark.parametrize("positive", [0, 1])

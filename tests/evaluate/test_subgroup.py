@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import cohort
+from evaluate_cases import cohort
 
 from vesalius.evaluate.decision import Decision
 from vesalius.evaluate.study import study
@@ -52,7 +52,26 @@ def test_columns_that_are_no_basis_say_why(values, words):
     assert "no such column" in excluded(table, "y")
 
 
-def test_a_column_that_determines_the_label_in_all_splits_only_is_seen(binary):
+def test_all_known_cases_decide_whether_a_column_determines_the_label(binary):
+    labels, table = binary
+    # In this test split every woman is healthy by chance; the validation cases show that it is chance.
+    table = table.assign(sex=np.where((table["split"] == "test") & (table["label"] == "NORMAL"), "F", "M"))
+    table.loc[(table["split"] == "val") & (table["label"] == "PNEUMONIA"), "sex"] = "F"
+    test = table[table["split"] == "test"]
+    assert "determines" in excluded(test, "sex")
+    found = subgroups(test, labels, ["sex"], decision=Decision(), whole=table, resamples=20)["sex"]["groups"]
+    assert {group["note"] for group in found.values()} == {
+        "not enough cases: one class only (NORMAL)",
+        "not enough cases: one class only (PNEUMONIA)",
+    }
+
+
+def test_dates_are_no_numbers():
+    dates = pd.Series(pd.date_range("2020-01-01", periods=40))
+    assert "40 different values" in excluded(pd.DataFrame({"label": ["no", "yes"] * 20, "date": dates}), "date")
+
+
+def test_a_study_takes_every_covariate_and_leaves_out_the_cause(binary):
     labels, table = binary
     found = study(table, labels, resamples=20)
     assert "excluded" in found.subgroups["cause"]

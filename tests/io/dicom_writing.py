@@ -16,7 +16,7 @@ AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def image_dataset(pixels: np.ndarray, **elements: Any) -> FileDataset:
-    """A data set with `pixels` (Y, X) or (F, Y, X) or (Y, X, 3) in it and the given elements by keyword (None: absent)."""
+    """A data set with `pixels` (Y, X), (F, Y, X) or (Y, X, 3) and the given elements by keyword (None: absent)."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = elements.get("SOPClassUID", CTImageStorage)
@@ -71,9 +71,14 @@ def write_series(
     names = names or [f"{index:03d}.dcm" for index in range(len(volume))]
     paths = []
     for index, (pixels, position, name) in enumerate(zip(volume, positions, names, strict=True)):
-        facts = {"ImagePositionPatient": [float(f"{value:.10g}") for value in position],
-                 "ImageOrientationPatient": [float(f"{value:.10g}") for value in orientation],
-                 "PixelSpacing": list(spacing), "SliceThickness": 2.0, "InstanceNumber": index + 1, **elements}
+        facts = {
+            "ImagePositionPatient": [float(f"{value:.10g}") for value in position],
+            "ImageOrientationPatient": [float(f"{value:.10g}") for value in orientation],
+            "PixelSpacing": list(spacing),
+            "SliceThickness": 2.0,
+            "InstanceNumber": index + 1,
+            **elements,
+        }
         paths.append(save(image_dataset(pixels, **facts), folder / name))
     return paths
 

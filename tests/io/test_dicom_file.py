@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
 
@@ -19,6 +20,9 @@ from vesalius.io.dicom_pixels import stream_size
 from vesalius.io.dicom_voi import apply_voi
 from vesalius.io.limits import ReadLimits, read_limits
 from vesalius.io.open import open_image
+
+# GDCM's own RLE encoder aborts the process on odd sizes.
+ENCODER = {uid.RLELossless: "pylibjpeg"}
 
 
 def item(**elements):
@@ -52,14 +56,16 @@ def test_monochrome1_is_turned_round_with_its_window(tmp_path):
 
 def test_signed_monochrome1_stays_in_range(tmp_path):
     stored = np.array([[-2048, 0, 2047]], np.int16)
-    image = open_image(write(tmp_path, stored, Modality="DX", BitsStored=12, HighBit=11,
-                             PhotometricInterpretation="MONOCHROME1"))
+    image = open_image(
+        write(tmp_path, stored, Modality="DX", BitsStored=12, HighBit=11, PhotometricInterpretation="MONOCHROME1")
+    )
     assert np.array_equal(image.pixels[0], [[2047, -1, -2048]])
 
 
 def test_hounsfield_in_monochrome1_keep_their_meaning(tmp_path):
-    image = open_image(write(tmp_path, scene(), RescaleSlope="1", RescaleIntercept="-1024",
-                             PhotometricInterpretation="MONOCHROME1"))
+    image = open_image(
+        write(tmp_path, scene(), RescaleSlope="1", RescaleIntercept="-1024", PhotometricInterpretation="MONOCHROME1")
+    )
     assert image.unit is Unit.HU
     assert np.array_equal(image.pixels[0], scene().astype(int) - 1024)
 
@@ -94,14 +100,22 @@ def test_native_types_stay(tmp_path, dtype):
     assert np.array_equal(image.pixels[0], stored)
 
 
-@pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.DeflatedExplicitVRLittleEndian, uid.RLELossless,
-                                    uid.JPEGLSLossless, uid.JPEG2000Lossless])
+@pytest.mark.parametrize(
+    "syntax",
+    [
+        uid.ImplicitVRLittleEndian,
+        uid.DeflatedExplicitVRLittleEndian,
+        uid.RLELossless,
+        uid.JPEGLSLossless,
+        uid.JPEG2000Lossless,
+    ],
+)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
 def test_lossless_syntaxes(tmp_path, syntax, dtype):
     stored = scene(dtype)
     dataset = image_dataset(stored, Modality="MR")
     if syntax.is_compressed and not syntax.is_deflated:
-        dataset.compress(syntax, generate_instance_uid=False)
+        dataset.compress(syntax, generate_instance_uid=False, encoding_plugin=ENCODER.get(syntax, ""))
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.is_implicit_VR = syntax == uid.ImplicitVRLittleEndian  # pydicom 3 takes the encoding from the syntax
     image = open_image(save(dataset, tmp_path / "a.dcm"))
@@ -182,17 +196,24 @@ def enhanced(volume, tops, **elements):
         for keyword, value in more.items():
             setattr(frame, keyword, value)
         frames.append(frame)
-    shared = item(PlaneOrientationSequence=Items([item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])]),
-                  PixelMeasuresSequence=Items([item(PixelSpacing=[0.5, 0.75], SliceThickness=2)]))
-    return image_dataset(volume, SharedFunctionalGroupsSequence=Items([shared]),
-                         PerFrameFunctionalGroupsSequence=Items(frames), **elements)
+    shared = item(
+        PlaneOrientationSequence=Items([item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])]),
+        PixelMeasuresSequence=Items([item(PixelSpacing=[0.5, 0.75], SliceThickness=2)]),
+    )
+    return image_dataset(
+        volume,
+        SharedFunctionalGroupsSequence=Items([shared]),
+        PerFrameFunctionalGroupsSequence=Items(frames),
+        **elements,
+    )
 
 
 def test_enhanced_frames_are_ordered_by_position(tmp_path):
     volume, order = ramp(), [3, 0, 4, 1, 2]
     tops = [(1.0, 2.0, 2.0 * place) for place in order]
-    image = open_image(save(enhanced(volume[order], tops, Modality="MR", SOPClassUID=uid.EnhancedMRImageStorage),
-                            tmp_path / "a.dcm"))
+    image = open_image(
+        save(enhanced(volume[order], tops, Modality="MR", SOPClassUID=uid.EnhancedMRImageStorage), tmp_path / "a.dcm")
+    )
     assert np.array_equal(image.pixels[0], volume)
     assert image.grid.spacing_mm == pytest.approx((2, 0.5, 0.75))
     assert np.allclose(image.grid.to_patient([4, 1, 1]), (1.75, 2.5, 8))
@@ -202,8 +223,12 @@ def test_enhanced_echoes_become_channels(tmp_path):
     volume = ramp(6)
     tops = [(0.0, 0.0, 2.0 * (frame // 2)) for frame in range(6)]
     extra = [{"MREchoSequence": Items([item(EffectiveEchoTime=[30.0, 5.0][frame % 2])])} for frame in range(6)]
-    image = open_image(save(enhanced(volume, tops, Modality="MR", SOPClassUID=uid.EnhancedMRImageStorage, extra=extra),
-                            tmp_path / "a.dcm"))
+    image = open_image(
+        save(
+            enhanced(volume, tops, Modality="MR", SOPClassUID=uid.EnhancedMRImageStorage, extra=extra),
+            tmp_path / "a.dcm",
+        )
+    )
     assert image.channels == ("echo time 5.0", "echo time 30.0")
     assert np.array_equal(image.pixels[0], volume[1::2])
     assert np.array_equal(image.pixels[1], volume[0::2])
@@ -272,9 +297,17 @@ def test_overlapping_segments_become_channels(tmp_path):
 
 
 def dose(tmp_path, offsets, **elements):
-    facts = {"Modality": "RTDOSE", "SOPClassUID": uid.RTDoseStorage, "DoseGridScaling": "0.01", "DoseUnits": "GY",
-             "ImagePositionPatient": [1, 2, 3], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [2, 2.5],
-             "GridFrameOffsetVector": offsets, **elements}
+    facts = {
+        "Modality": "RTDOSE",
+        "SOPClassUID": uid.RTDoseStorage,
+        "DoseGridScaling": "0.01",
+        "DoseUnits": "GY",
+        "ImagePositionPatient": [1, 2, 3],
+        "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+        "PixelSpacing": [2, 2.5],
+        "GridFrameOffsetVector": offsets,
+        **elements,
+    }
     return write(tmp_path, ramp(3, dtype=np.uint32), **facts)
 
 
@@ -296,11 +329,88 @@ def test_dose_offsets_may_be_places_or_fall(tmp_path):
         open_image(dose(tmp_path, [50, 54, 58]))
 
 
+def test_parametric_map_in_real_world_values(tmp_path):
+    mapping = item(
+        RealWorldValueSlope=0.25,
+        RealWorldValueIntercept=-3.0,
+        RealWorldValueFirstValueMapped=0,
+        RealWorldValueLastValueMapped=4095,
+        LUTExplanation="ADC",
+        LUTLabel="ADC",
+        MeasurementUnitsCodeSequence=Items(
+            [item(CodeValue="um2/s", CodingSchemeDesignator="UCUM", CodeMeaning="um2/s")]
+        ),
+    )
+    extra = [{"RealWorldValueMappingSequence": Items([mapping])}] * 3
+    dataset = enhanced(
+        ramp(3, dtype=np.uint16),
+        [(0, 0, 2.0 * z) for z in range(3)],
+        extra=extra,
+        Modality="MR",
+        SOPClassUID=uid.ParametricMapStorage,
+    )
+    image = open_image(save(dataset, tmp_path / "a.dcm"))
+    assert image.pixels.dtype == np.float32
+    assert np.allclose(image.pixels[0], ramp(3) * 0.25 - 3)
+    assert image.meta["unit_code"] == "um2/s"
+    assert image.grid.spacing_mm == pytest.approx((2, 0.5, 0.75))
+
+
+def test_nuclear_reconstruction_has_the_places_of_its_frames(tmp_path):
+    detector = item(ImagePositionPatient=[1, 2, 3], ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    image = open_image(
+        write(
+            tmp_path,
+            ramp(4),
+            Modality="NM",
+            SOPClassUID=uid.NuclearMedicineImageStorage,
+            ImageType=["ORIGINAL", "PRIMARY", "RECON TOMO", "EMISSION"],
+            SpacingBetweenSlices="-4",
+            DetectorInformationSequence=Items([detector]),
+            PixelSpacing=[2, 2],
+        )
+    )
+    assert np.array_equal(image.pixels[0], ramp(4)[::-1])
+    assert np.allclose(image.grid.to_patient([3, 1, 1]), (3, 4, 3))
+    assert image.grid.spacing_mm == pytest.approx((4, 2, 2))
+
+
+def test_ultrasound_region_gives_a_pixel_size(tmp_path):
+    region = item(
+        PhysicalUnitsXDirection=3,
+        PhysicalUnitsYDirection=3,
+        RegionSpatialFormat=1,
+        PhysicalDeltaX=0.05,
+        PhysicalDeltaY=0.025,
+    )
+    image = open_image(write(tmp_path, scene(), Modality="US", SequenceOfUltrasoundRegions=Items([region])))
+    assert image.grid.spacing_mm == pytest.approx((0.25, 0.5))
+
+
+def test_values_beyond_bits_stored_are_refused_not_wrapped(tmp_path):
+    stored = np.full((8, 8), 60000, np.uint16)
+    dataset = image_dataset(stored, RescaleSlope="1", RescaleIntercept="-1024")
+    dataset.compress(uid.RLELossless, generate_instance_uid=False, encoding_plugin="pylibjpeg")
+    dataset.BitsStored, dataset.HighBit = 12, 11
+    with pytest.raises(UnreadableFile, match="beyond what Bits Stored allows"):
+        open_image(save(dataset, tmp_path / "a.dcm"))
+
+
 def test_body_weight_suv(tmp_path):
     drug = item(RadionuclideTotalDose="370000000", RadionuclideHalfLife="6586.2", RadiopharmaceuticalStartTime="090000")
-    facts = {"Modality": "PT", "Units": "BQML", "DecayCorrection": "START", "PatientWeight": "70", "RescaleSlope": "2",
-             "RescaleIntercept": "0", "SeriesDate": "20200101", "SeriesTime": "100000", "AcquisitionDate": "20200101",
-             "AcquisitionTime": "100001", "RadiopharmaceuticalInformationSequence": Items([drug])}
+    facts = {
+        "Modality": "PT",
+        "Units": "BQML",
+        "DecayCorrection": "START",
+        "PatientWeight": "70",
+        "RescaleSlope": "2",
+        "RescaleIntercept": "0",
+        "SeriesDate": "20200101",
+        "SeriesTime": "100000",
+        "AcquisitionDate": "20200101",
+        "AcquisitionTime": "100001",
+        "RadiopharmaceuticalInformationSequence": Items([drug]),
+    }
     image = open_image(write(tmp_path, scene(), **facts))
     assert image.unit is Unit.SUV
     left_after_an_hour = 370e6 * 0.5 ** (3600 / 6586.2)
@@ -315,8 +425,14 @@ def test_body_weight_suv(tmp_path):
 def test_windows_agree_with_pydicom(tmp_path, function):
     from pydicom.pixels.processing import apply_windowing
 
-    path = write(tmp_path, scene(), Modality="MR", WindowCenter=["700", "400"], WindowWidth=["300", "50"],
-                 VOILUTFunction=function)
+    path = write(
+        tmp_path,
+        scene(),
+        Modality="MR",
+        WindowCenter=["700", "400"],
+        WindowWidth=["300", "50"],
+        VOILUTFunction=function,
+    )
     image, dataset = open_image(path), pydicom.dcmread(path)
     for index in range(2):
         theirs = apply_windowing(dataset.pixel_array, dataset, index=index) / 65535.0
@@ -334,14 +450,15 @@ def test_what_is_no_image_is_named(tmp_path):
         open_image(save(empty, tmp_path / "empty.dcm"))
 
 
-@pytest.mark.parametrize("syntax", ["native", uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless,
-                                    uid.DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize(
+    "syntax", ["native", uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.DeflatedExplicitVRLittleEndian]
+)
 def test_truncated_files_are_refused_never_guessed(tmp_path, syntax):
     noise = np.random.default_rng(0).integers(0, 4000, (64, 64)).astype(np.uint16)
     dataset = image_dataset(noise, Modality="MR")
     if syntax != "native":
         if not syntax.is_deflated:
-            dataset.compress(syntax, generate_instance_uid=False)
+            dataset.compress(syntax, generate_instance_uid=False, encoding_plugin=ENCODER.get(syntax, ""))
         dataset.file_meta.TransferSyntaxUID = syntax
     whole = save(dataset, tmp_path / "a.dcm").read_bytes()
     for part in np.linspace(0.02, 0.99, 40):
@@ -353,18 +470,22 @@ def test_truncated_files_are_refused_never_guessed(tmp_path, syntax):
 
 def test_damaged_files_never_raise_a_foreign_error(tmp_path):
     random = np.random.default_rng(1)
-    dataset = image_dataset(scene(), Modality="MR", WindowCenter="40", ImagePositionPatient=[0, 0, 0],
-                            ImageOrientationPatient=[1, 0, 0, 0, 1, 0], PixelSpacing=[1, 1])
-    dataset.compress(uid.RLELossless, generate_instance_uid=False)
+    dataset = image_dataset(
+        scene(),
+        Modality="MR",
+        WindowCenter="40",
+        ImagePositionPatient=[0, 0, 0],
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        PixelSpacing=[1, 1],
+    )
+    dataset.compress(uid.RLELossless, generate_instance_uid=False, encoding_plugin="pylibjpeg")
     whole = np.frombuffer(save(dataset, tmp_path / "a.dcm").read_bytes(), np.uint8)
     for _ in range(150):
         broken = whole.copy()
         broken[random.integers(132, 900, 4)] = random.integers(0, 256, 4)
         (tmp_path / "b.dcm").write_bytes(broken.tobytes())
-        try:
-            open_image(tmp_path / "b.dcm")
-        except (DataError, UsageError) as error:
-            assert "\n" not in str(error)
+        with contextlib.suppress(DataError, UsageError):  # any other error fails the test
+            assert open_image(tmp_path / "b.dcm").pixels.size
 
 
 def test_code_stream_of_another_size_is_refused_before_decoding(tmp_path):
@@ -406,7 +527,7 @@ def test_doors_say_what_a_file_is(tmp_path):
         open_image(tmp_path / "empty")
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a.txt", "x")
-    with pytest.raises(UnreadableFile, match="content of kind zip.*unpack it first"):
+    with pytest.raises(UnreadableFile, match=r"content of kind zip.*unpack it first"):
         open_image(tmp_path / "a.zip")
     with pytest.raises(UsageError, match="there is no read limit max_pixel"), read_limits(max_pixel=1):
         pass

@@ -27,9 +27,10 @@ def formula(position, orientation, spacing, row, column):
     return X * spacing[1] * column + Y * spacing[0] * row + np.array(position)
 
 
-@given(angles, steps, steps, steps, places, st.integers(2, 9), st.randoms(use_true_random=False))
+@given(angles, st.tuples(steps, steps, steps), places, st.integers(2, 9), st.randoms(use_true_random=False))
 @settings(max_examples=200, deadline=None)
-def test_index_to_patient_is_the_formula_of_the_standard(turn, row_mm, column_mm, slice_mm, origin, count, random):
+def test_index_to_patient_is_the_formula_of_the_standard(turn, steps_mm, origin, count, random):
+    row_mm, column_mm, slice_mm = steps_mm
     matrix = Rotation.from_euler("xyz", turn, degrees=True).as_matrix()
     orientation = [*matrix[:, 0], *matrix[:, 1]]
     tops = [np.array(origin) + matrix[:, 2] * slice_mm * index for index in range(count)]
@@ -49,13 +50,18 @@ def test_index_to_patient_is_the_formula_of_the_standard(turn, row_mm, column_mm
 @given(angles, steps, steps, places)
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_files_of_any_orientation_agree_with_simpleitk(tmp_path_factory, turn, row_mm, column_mm, origin):
-    import SimpleITK as sitk
+    import SimpleITK as sitk  # noqa: N813 - as everyone writes it
 
     folder = tmp_path_factory.mktemp("series")
     matrix = Rotation.from_euler("xyz", turn, degrees=True).as_matrix()
     tops = [np.array(origin) + matrix[:, 2] * 3.0 * index for index in range(3)]
-    write_series(folder, ramp(3), tops, orientation=[*matrix[:, 0], *matrix[:, 1]],
-                 spacing=(round(row_mm, 6), round(column_mm, 6)))
+    write_series(
+        folder,
+        ramp(3),
+        tops,
+        orientation=[*matrix[:, 0], *matrix[:, 1]],
+        spacing=(round(row_mm, 6), round(column_mm, 6)),
+    )
     image = open_image(folder)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
@@ -71,10 +77,16 @@ def test_tilted_stack_keeps_a_linear_field_in_place(degrees, pixel_mm, slice_mm,
     """A field that is linear in patient coordinates comes out of the resampling unchanged wherever slices cover it."""
     shift = np.tan(np.radians(degrees)) * slice_mm
     tops = [np.array([3.0, shift * index, slice_mm * index]) for index in range(count)]
-    planes = [make_plane(str(index), (16, 6), top, (1, 0, 0, 0, 1, 0), (pixel_mm, pixel_mm)) for index, top in enumerate(tops)]
+    planes = [
+        make_plane(str(index), (16, 6), top, (1, 0, 0, 0, 1, 0), (pixel_mm, pixel_mm)) for index, top in enumerate(tops)
+    ]
     rows, columns = np.mgrid[:16, :6]
-    volume = np.stack([formula(top, (1, 0, 0, 0, 1, 0), (pixel_mm, pixel_mm), rows[..., None], columns[..., None]) @ [2, 5, 11]
-                       for top in tops])[None]
+    volume = np.stack(
+        [
+            formula(top, (1, 0, 0, 0, 1, 0), (pixel_mm, pixel_mm), rows[..., None], columns[..., None]) @ [2, 5, 11]
+            for top in tops
+        ]
+    )[None]
     if shift * (count - 1) <= 0.1 * pixel_mm:
         return
     plan = stack(planes, "series", LIMITS)
@@ -84,7 +96,8 @@ def test_tilted_stack_keeps_a_linear_field_in_place(degrees, pixel_mm, slice_mm,
     index = np.stack(np.meshgrid(*[np.arange(side) for side in plan.grid.shape], indexing="ij"), -1)
     where = plan.grid.to_patient(index)
     inside = (where[..., 1] >= where[..., 2] / slice_mm * shift) & (
-        where[..., 1] <= where[..., 2] / slice_mm * shift + 15 * pixel_mm)
+        where[..., 1] <= where[..., 2] / slice_mm * shift + 15 * pixel_mm
+    )
     assert inside.any()
     assert np.allclose(result[inside], (where @ [2, 5, 11])[inside], atol=1e-6 * np.abs(volume).max())
 
@@ -113,13 +126,16 @@ def test_missing_distances():
     assert missing_distances(np.array([0.0, 1.0, 2.5, 3.5]), 1.0, 0.1) == []
 
 
-@pytest.mark.parametrize(("change", "found"), [
-    ({"position": (0, 0, float("nan"))}, "Image Position"),
-    ({"orientation": (1, 0, 0, 1, 0, 0)}, "at a right angle"),
-    ({"orientation": (2, 0, 0, 0, 1, 0)}, "two unit vectors"),
-    ({"orientation": (1, 0, 0)}, "six finite numbers"),
-    ({"spacing": (0, 1)}, "two positive numbers"),
-])
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"position": (0, 0, float("nan"))}, "Image Position"),
+        ({"orientation": (1, 0, 0, 1, 0, 0)}, "at a right angle"),
+        ({"orientation": (2, 0, 0, 0, 1, 0)}, "two unit vectors"),
+        ({"orientation": (1, 0, 0)}, "six finite numbers"),
+        ({"spacing": (0, 1)}, "two positive numbers"),
+    ],
+)
 def test_impossible_planes_are_refused(change, found):
     facts = {"position": (0, 0, 0), "orientation": (1, 0, 0, 0, 1, 0), "spacing": (1, 1), **change}
     with pytest.raises(GeometryError, match=found):

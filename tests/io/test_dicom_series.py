@@ -110,17 +110,26 @@ def test_phases_of_one_series_are_told_apart(tmp_path):
 
 def test_localizer_in_the_same_series_is_split_off(tmp_path):
     write_series(tmp_path, ramp(), heights(5), ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
-    write_series(tmp_path, ramp(1), [(0, 0, 0)], names=["scout"], orientation=(1, 0, 0, 0, 0, -1),
-                 ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_series(
+        tmp_path,
+        ramp(1),
+        [(0, 0, 0)],
+        names=["scout"],
+        orientation=(1, 0, 0, 0, 0, -1),
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
+    )
     found = list_series(tmp_path)
     assert sorted(len(series.files) for series in found) == [1, 5]
     assert all("orientation" in series.because for series in found)
 
 
-@pytest.mark.parametrize(("change", "word"), [
-    ({"orientation": (0, 1, 0, 0, 0, -1)}, "orientation"),
-    ({"spacing": (0.5, 0.8)}, "pixel spacing"),
-])
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"orientation": (0, 1, 0, 0, 0, -1)}, "orientation"),
+        ({"spacing": (0.5, 0.8)}, "pixel spacing"),
+    ],
+)
 def test_mixed_planes_are_refused_naming_both_files(tmp_path, change, word):
     paths = write_series(tmp_path, ramp(3), heights(3))
     paths += write_series(tmp_path, ramp(1), [(1, 2, 0)], names=["odd.dcm"], **change)
@@ -181,8 +190,16 @@ def test_hounsfield_units_are_int16_over_the_series(tmp_path):
 def test_rescale_of_each_slice_is_its_own(tmp_path):
     stored = ramp(3)
     for index, place in enumerate(heights(3)):
-        write_series(tmp_path, stored[index : index + 1], [place], names=[f"{index}"], Modality="PT", Units="BQML",
-                     RescaleSlope=str(0.5 + index), RescaleIntercept="0")
+        write_series(
+            tmp_path,
+            stored[index : index + 1],
+            [place],
+            names=[f"{index}"],
+            Modality="PT",
+            Units="BQML",
+            RescaleSlope=str(0.5 + index),
+            RescaleIntercept="0",
+        )
     image = open_image(tmp_path)
     assert image.pixels.dtype == np.float32
     assert np.allclose(image.pixels[0], stored * np.array([0.5, 1.5, 2.5])[:, None, None])
@@ -198,8 +215,17 @@ def test_patients_are_not_mixed(tmp_path):
 
 def test_projections_of_one_series_are_no_volume(tmp_path):
     paths = [save(image_dataset(ramp(1)[0], Modality="DX"), tmp_path / f"{index}.dcm") for index in range(2)]
-    with pytest.raises(GeometryError, match="no position and orientation in the patient.*one by one"):
+    with pytest.raises(GeometryError, match=r"no position and orientation in the patient.*one by one"):
         open_series(paths)
+
+
+def test_projections_and_multi_frames_are_listed_one_by_one(tmp_path):
+    for index in range(2):
+        save(image_dataset(ramp(1)[0] + index, Modality="DX", InstanceNumber=index), tmp_path / f"{index}.dcm")
+    save(image_dataset(ramp(3), Modality="DX", InstanceNumber=5), tmp_path / "cine.dcm")
+    found = list_series(tmp_path)
+    assert [series.because for series in found] == ["file 0.dcm", "file 1.dcm", "file cine.dcm"]
+    assert np.array_equal(open_image(f"{tmp_path}#{found[1].key}").pixels[0], ramp(1)[0] + 1)
 
 
 def test_limit_is_checked_before_decoding(tmp_path):
@@ -237,8 +263,18 @@ def dicomdir(folder, files):
 
 
 def test_dicomdir_is_used_and_a_broken_one_passed_over(tmp_path):
-    files = write_series(tmp_path / "in", ramp(3), heights(3), orientation=AXIAL, PatientName="A", StudyDate="20200101",
-                         StudyTime="101010", StudyID="1", AccessionNumber="1", SeriesNumber=1)
+    files = write_series(
+        tmp_path / "in",
+        ramp(3),
+        heights(3),
+        orientation=AXIAL,
+        PatientName="A",
+        StudyDate="20200101",
+        StudyTime="101010",
+        StudyID="1",
+        AccessionNumber="1",
+        SeriesNumber=1,
+    )
     disc = dicomdir(tmp_path, files)
     found = list_series(disc)
     assert [len(series.files) for series in found] == [3]

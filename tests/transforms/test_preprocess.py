@@ -25,7 +25,8 @@ SPECS = {
     "ct": ({"dims": 3, "size": [8, 12, 14], "storage": "int16", "fit": "crop", "crop": "center_square",
             "window": [-100, 150], "normalise": {"kind": "per_image"}}, (1, 10, 21, 33)),
     "float": ({"dims": 3, "size": [8, 12, 14], "storage": "float32", "fit": "place"}, (2, 10, 9, 33)),
-    "sixteen bits": ({"dims": 2, "size": [20, 20], "storage": "uint16", "scale": {"low": -5, "high": 255}}, (3, 31, 22)),
+    "sixteen bits": ({"dims": 2, "size": [20, 20], "storage": "uint16", "scale": {"low": -5, "high": 255}},
+                     (3, 31, 22)),
 }  # fmt: skip
 SPECS["float"][0]["channels"] = 2
 

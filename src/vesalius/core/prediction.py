@@ -23,6 +23,8 @@ class ClassScores:
     logits: NDArray[np.float64]
     spread: float | None = None
     """Standard deviation of the top probability over ensemble members and test-time views; None with one view."""
+    threshold: float | None = None
+    """For two classes: the positive one is said from this probability on; None for the more probable one."""
 
     def __post_init__(self) -> None:
         if self.probabilities.shape != (len(self.labels),):
@@ -30,7 +32,10 @@ class ClassScores:
 
     @property
     def top(self) -> str:
-        """Name of the most probable class."""
+        """Name of the class that is said."""
+        if self.threshold is not None and self.labels.binary:
+            positive = self.labels.positive
+            return self.labels.names[positive if self.probabilities[positive] >= self.threshold else 1 - positive]
         return self.labels.names[int(np.argmax(self.probabilities))]
 
     def to_json(self) -> dict[str, Any]:

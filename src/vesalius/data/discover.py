@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -158,11 +159,18 @@ def _read_file(path: Path, ask: Ask) -> tuple[str, Found]:
     if path.stat().st_size == 0:
         raise FileError(path, found="the file is empty", expected="an image, a table or a data set", do="copy it again")
     if kind == "table":
-        return "table", tables.read_rows(path, list_files(path.parent), ask, reason=f"the table {path.name} was given")
+        listing = list_files(path.parent)
+        found = dicom.dicom_tree(listing, ask, table=path.name)
+        if found is not None:
+            return "dicom", found
+        return "table", tables.read_rows(path, listing, ask, reason=f"the table {path.name} was given")
     if kind == "arrays":
         return "medmnist", arrays.read_arrays(path, ask)
     if kind == "json":
-        return datasets.read_json(path, list_files(path.parent), ask)
+        # COCO keeps its JSON in a folder beside the images.
+        root = path.parent.parent if path.parent.name.casefold() == "annotations" else path.parent
+        name, found = datasets.read_json(path, list_files(root), ask)
+        return name, replace(found, root=root)
     return "images", _single(path, kind, ask)
 
 
@@ -216,6 +224,12 @@ def _finish(found: Found, root: Path, layout: str, ask: Ask) -> Manifest:
             )
         )
         task = "unlabelled"
+    if ask.task == "unlabelled":
+        frame, labels, task = frame[frame["role"] == "image"], None, "unlabelled"
+    elif ask.task not in (None, task):
+        raise UsageError(
+            f"{root}: the data answer task {task}, not {ask.task}; leave --task out, or give data with the truth for it"
+        )
     noted = (Problem("note", "", f"read as {layout}: {found.reason}"), *found.problems, *problems)
     manifest = Manifest(root, frame, layout, task, labels, source, found.split_source, found.published, noted)
     return manifest.with_problems(*find_problems(manifest))

@@ -60,16 +60,22 @@ class Duplicates:
     similarity: NDArray[np.float32]
     flipped: NDArray[np.bool_]
 
-    @property
-    def exact_groups(self) -> list[Rows]:
-        """Rows of each group of equal images."""
-        order = np.argsort(self.group, kind="stable")
-        order = order[self.group[order] >= 0]
-        return np.split(order, np.flatnonzero(np.diff(self.group[order])) + 1) if len(order) else []
+
+def exact_groups(group: Rows) -> list[Rows]:
+    """Rows of each group of equal images, from `Duplicates.group`."""
+    order = np.argsort(group, kind="stable")
+    order = order[group[order] >= 0]
+    return np.split(order, np.flatnonzero(np.diff(group[order])) + 1) if len(order) else []
 
 
-def find_duplicates(signatures: Signatures, *, near: float = NEAR, parts: Sequence[Any] | NDArray[Any] | None = None,
-                    mirrored: bool = True, progress: Progress | None = None) -> Duplicates:
+def find_duplicates(
+    signatures: Signatures,
+    *,
+    near: float = NEAR,
+    parts: Sequence[Any] | NDArray[Any] | None = None,
+    mirrored: bool = True,
+    progress: Progress | None = None,
+) -> Duplicates:
     """Equal and near-equal images.
 
     Parameters
@@ -99,9 +105,16 @@ def find_duplicates(signatures: Signatures, *, near: float = NEAR, parts: Sequen
         standing = _standing(group, codes)
         for dims, have in signatures.descriptors.items():
             chosen = standing[have.rows]
-            have = Descriptors(have.rows[chosen], have.coarse[chosen], have.fine[chosen])
-            found += _near(have, dims, codes[have.rows], near, across=parts is not None, mirrored=mirrored,
-                           progress=progress or Silent())
+            some = Descriptors(have.rows[chosen], have.coarse[chosen], have.fine[chosen])
+            found += _near(
+                some,
+                dims,
+                codes[some.rows],
+                near,
+                across=parts is not None,
+                mirrored=mirrored,
+                progress=progress or Silent(),
+            )
     pairs, similarity, flipped = _merged(found)
     same = (group[pairs[:, 0]] >= 0) & (group[pairs[:, 0]] == group[pairs[:, 1]])
     return Duplicates(group, pairs[~same], similarity[~same], flipped[~same])
@@ -125,8 +138,9 @@ def _standing(group: Rows, codes: Rows) -> NDArray[np.bool_]:
     return standing
 
 
-def _near(have: Descriptors, dims: int, codes: Rows, near: float, *, across: bool, mirrored: bool,
-          progress: Progress) -> list[tuple[Rows, NDArray[np.float32], NDArray[np.bool_]]]:
+def _near(
+    have: Descriptors, dims: int, codes: Rows, near: float, *, across: bool, mirrored: bool, progress: Progress
+) -> list[tuple[Rows, NDArray[np.float32], NDArray[np.bool_]]]:
     order = np.argsort(np.bincount(codes, minlength=1), kind="stable")  # the smaller split asks, the larger answer
     found = []
     progress.start("near duplicates", len(have) * (2 if mirrored else 1), "images")
@@ -214,8 +228,9 @@ def likeness(first: NDArray[Any], second: NDArray[Any], dims: int, *, enough: fl
     return best
 
 
-def _step(moving: NDArray[np.float32], still: NDArray[np.float32], move: NDArray[np.float32], dims: int, *,
-          last: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _step(
+    moving: NDArray[np.float32], still: NDArray[np.float32], move: NDArray[np.float32], dims: int, *, last: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Correlation at the present place, and the change of place that improves it most (linearised)."""
     fields, flow = _moves(dims)
     half, middle = GRID[dims] / 2, (GRID[dims] - 1) / 2
@@ -234,7 +249,8 @@ def _step(moving: NDArray[np.float32], still: NDArray[np.float32], move: NDArray
     normal += ridge[:, None, None] * np.eye(normal.shape[1], dtype=np.float32)
     solved = np.linalg.solve(normal, matrix @ still[:, :, None])[..., 0]
     gain = np.maximum(solved[:, :1], 0.2)  # a vanishing gain would throw the images apart
-    return value, solved[:, 1:] / gain
+    change: NDArray[np.float32] = (solved[:, 1:] / gain).astype(np.float32)
+    return value, change
 
 
 class _Warp:
@@ -282,19 +298,23 @@ def _moves(dims: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         found.append(turn)
     places = np.concatenate([_inner(dims), np.ones((1, _inner(dims).shape[1]), np.float32)])
     fields = np.stack(found)
-    return fields, fields @ places
+    flow: NDArray[np.float32] = (fields @ places).astype(np.float32)
+    return fields, flow
 
 
 def _centred(rows: Any) -> NDArray[np.float32]:
-    return rows - rows.mean(axis=1, keepdims=True)
+    centred: NDArray[np.float32] = rows - rows.mean(axis=1, keepdims=True)
+    return centred
 
 
 def _norm(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.sqrt((rows * rows).sum(axis=1))
+    lengths: NDArray[np.float32] = np.sqrt((rows * rows).sum(axis=1))
+    return lengths
 
 
-def _merged(found: list[tuple[Rows, NDArray[np.float32], NDArray[np.bool_]]]) -> \
-        tuple[Rows, NDArray[np.float32], NDArray[np.bool_]]:
+def _merged(
+    found: list[tuple[Rows, NDArray[np.float32], NDArray[np.bool_]]],
+) -> tuple[Rows, NDArray[np.float32], NDArray[np.bool_]]:
     """All pairs once, first row smaller, with the better of two findings."""
     pairs = np.sort(np.concatenate([np.zeros((0, 2), np.int64), *(f[0] for f in found)]), axis=1)
     similarity = np.concatenate([np.zeros(0, np.float32), *(f[1] for f in found)])

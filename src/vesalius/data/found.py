@@ -16,6 +16,8 @@ from vesalius.data.listing import Listing
 from vesalius.data.naming import order_classes
 from vesalius.data.problem import Problem
 
+UNLABELLED = "unlabelled"
+
 
 @dataclass(frozen=True)
 class Ask:
@@ -36,10 +38,15 @@ class Ask:
         UsageError
             If the person asked for a task that the layout cannot answer.
         """
-        if self.task is None or self.task == given:
+        if self.task in (None, given, UNLABELLED):  # to leave the truth out is always possible
             return given
         if self.task in others:
-            return self.task
+            return self.task or given
+        if given == UNLABELLED:
+            raise UsageError(
+                f"task {self.task} needs truth, but none was found; put the cases of each class into a folder, or add a "
+                "manifest.csv with columns path and label"
+            )
         raise UsageError(
             f"layout {layout} holds the truth for task {' or '.join([given, *others])}, not for "
             f"{self.task}; leave --task out or choose another folder"
@@ -82,7 +89,7 @@ def some(paths: Sequence[str], what: str, consequence: str, severity: str = "war
     """One problem for many files: their number, the first of them, and what follows; nothing for no file."""
     if not paths:
         return []
-    return [Problem(severity, paths[0], f"{len(paths)} {what}, first {paths[0]}; {consequence}")]
+    return [Problem(severity, "", f"{len(paths)} {what}, first {paths[0]}; {consequence}")]
 
 
 def collect_labels(frame: pd.DataFrame, *, multilabel: bool) -> tuple[Labels | None, list[Problem]]:

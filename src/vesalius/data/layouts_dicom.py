@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from vesalius.core.errors import DataError
 from vesalius.core.progress import Progress
 from vesalius.data.found import Ask, Found, some
 from vesalius.data.layouts_folders import folder_classes
 from vesalius.data.layouts_table import Reading, describe
-from vesalius.data.listing import Listing, common_folder
+from vesalius.data.listing import Listing, common_folder, stem_of
 from vesalius.data.locate import locate
 from vesalius.data.problem import Problem
-from vesalius.data.tables import MANIFEST_NAMES, read_table
+from vesalius.data.tables import MANIFEST_NAMES, as_covariate, read_table
 from vesalius.io.dicom_series import Series
 from vesalius.io.open import list_series
 
 _MOST_CLASSES = 20
 _KEY_SHARE = 0.5
+# Made from images, and truth rather than something to predict on.
+_DERIVED = frozenset({"SEG", "RTDOSE", "RTSTRUCT", "PR", "KO", "SR"})
 
 
 def is_dicom_tree(listing: Listing) -> bool:
@@ -28,27 +32,57 @@ def is_dicom_tree(listing: Listing) -> bool:
     return dicom > 0 and 2 * dicom >= len(listing.pixels)
 
 
-def dicom_tree(listing: Listing, ask: Ask) -> Found | None:
-    """Every series with pixels below a folder (or named by its DICOMDIR)."""
+def dicom_tree(listing: Listing, ask: Ask, table: str | None = None) -> Found | None:
+    """Every series with pixels below a folder (or named by its DICOMDIR).
+
+    Parameters
+    ----------
+    table
+        The only table to look at for labels; None for those in the folder.
+
+    Raises
+    ------
+    DataError
+        If that table names neither series nor patients nor files.
+    """
     if not is_dicom_tree(listing):
         return None
     heard = _Heard(ask.progress)
     series = list_series(listing.root, heard)
-    images = [one for one in series if one.has_pixels]
+    images = [one for one in series if one.has_pixels and one.modality not in _DERIVED]
     if not images:
         return None
-    problems = [Problem("warning", "", text) for text in heard.warnings[:5]]
+    here = f"{listing.root}/"
+    problems = []
+    for text in heard.warnings[:5]:
+        place, _, reason = text.removeprefix(here).partition(": ")
+        problems.append(
+            Problem("warning", place, f"{reason}; it is left out") if reason else Problem("warning", "", text)
+        )
     if len(heard.warnings) > 5:
         problems.append(Problem("warning", "", f"{len(heard.warnings) - 5} more DICOM files cannot be read"))
-    silent = sorted({one.modality or "unknown" for one in series if not one.has_pixels})
+    chosen = {id(one) for one in images}
+    silent = sorted({one.modality or "unknown" for one in series if id(one) not in chosen})
     if silent:
-        text = f"{len(series) - len(images)} objects without pixels ({', '.join(silent)}) are left out"
+        text = f"{len(series) - len(images)} objects that are no images ({', '.join(silent)}) are left out"
         problems.append(Problem("note", "", text))
     problems += _other_files(listing)
-    frame = _rows(images, listing.root)
+    nobody = [str(one.files[0].relative_to(listing.root)) for one in images if not one.patient_id]
+    consequence = "series of one study count as one patient, others as patients of their own"
+    problems += some(nobody, "series have no patient id", consequence)
+    # A segmentation in the same folder also counts when a folder is opened, so places are found for everything.
+    pixels = [one for one in series if one.has_pixels]
+    places = dict(zip(map(id, pixels), _places(pixels, listing.root), strict=True))
+    frame = _rows(images, [places[id(one)] for one in images], listing.root)
     reason = f"{sum(len(one.files) for one in images)} DICOM files in {len(images)} series"
     found = Found(frame, task="unlabelled", reason=reason, patient_source="dicom", problems=tuple(problems))
-    return _labelled_by_table(found, images, listing, ask) or _labelled_by_folders(found, ask)
+    labelled = _labelled_by_table(found, images, listing, ask, table)
+    if labelled is None and table is not None:
+        raise DataError(
+            f"{listing.root / table}: no column names a DICOM series, study, patient or file below {listing.root}; "
+            "expected a column patient_id, series_uid or path"
+        )
+    return labelled or _labelled_by_folders(found, ask)
 
 
 class _Heard:
@@ -68,11 +102,11 @@ def _other_files(listing: Listing) -> list[Problem]:
     return some(listing.of("image", "video"), "files lie among the DICOM files", "they are left out", "note")
 
 
-def _rows(images: Sequence[Series], root: Path) -> pd.DataFrame:
-    places = _places(images, root)
+def _rows(images: Sequence[Series], places: Sequence[str], root: Path) -> pd.DataFrame:
     rows = []
     for one, path in zip(images, places, strict=True):
         row = {
+            "case_id": _case_id(path, root),
             "path": path,
             # Without a patient's id, a study still belongs to one person.
             "patient_id": one.patient_id or str(one.meta.get("study_uid") or ""),
@@ -83,10 +117,28 @@ def _rows(images: Sequence[Series], root: Path) -> pd.DataFrame:
         }
         for name in ("sex", "age", "manufacturer", "model", "body_part"):
             row[name] = str(one.meta.get(name) or "")
+        row["age"] = _years(row["age"])
         rows.append(row)
     frame = pd.DataFrame(rows)
-    empty = [str(name) for name in frame.columns[6:] if (frame[name] == "").all()]
+    frame["age"] = as_covariate(frame["age"])
+    empty = [str(name) for name in frame.columns[7:] if (frame[name].isna() | (frame[name] == "")).all()]
     return frame.drop(columns=empty)
+
+
+def _case_id(path: str, root: Path) -> str:
+    """The path without what says nothing: "." is the folder itself."""
+    place, mark, key = path.partition("#")
+    if place == ".":
+        return key or root.resolve().name
+    return stem_of(place) + mark + key
+
+
+def _years(age: str) -> str:
+    """An age string (PS3.5 6.2, e.g. 072Y, 018M) in years; anything else as it is."""
+    per_year = {"Y": 1, "M": 12, "W": 52.1775, "D": 365.2425}
+    if age[:-1].isdecimal() and age[-1] in per_year:
+        return f"{int(age[:-1]) / per_year[age[-1]]:.4g}"
+    return age
 
 
 def _places(images: Sequence[Series], root: Path) -> list[str]:
@@ -134,10 +186,13 @@ def _labelled_by_folders(found: Found, ask: Ask) -> Found:
     return found.noting(Problem("note", "", text))
 
 
-def _labelled_by_table(found: Found, images: Sequence[Series], listing: Listing, ask: Ask) -> Found | None:
+def _labelled_by_table(
+    found: Found, images: Sequence[Series], listing: Listing, ask: Ask, only: str | None
+) -> Found | None:
     """Labels and covariates from a table in the folder that names series, patients or paths."""
     names = [name for name in MANIFEST_NAMES if name in listing.known]
     names += [name for name in listing.of("table") if "/" not in name and name not in names]
+    names = names if only is None else [only]
     for name in names:
         table = read_table(listing.root / name)
         joined = _join(found.frame, images, table, listing, name)
@@ -152,7 +207,7 @@ def _labelled_by_table(found: Found, images: Sequence[Series], listing: Listing,
         reading.problems += [*found.problems, *some(left, f"series are not in {name}", "they are left out", "note")]
         described = describe(frame, reading, reason=f"{found.reason}; column {key!r} of {name} names the {by}")
         if described.patient_source == "none":
-            return Found(**{**vars(described), "patient_source": "dicom"})
+            return replace(described, patient_source="dicom")
         return described
     return None
 

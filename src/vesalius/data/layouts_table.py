@@ -95,6 +95,8 @@ def table_in(listing: Listing, ask: Ask) -> Found | None:
     UsageError
         If several tables do and nothing tells them apart.
     """
+    if not listing.pixels and not listing.of("arrays"):
+        return None
     fitting: dict[str, Match] = {}
     for name in [path for path in listing.of("table") if path.count("/") <= 1]:
         match = match_paths(read_table(listing.root / name), listing, name)
@@ -213,7 +215,7 @@ def _files(reading: Reading) -> pd.DataFrame:
 
 def _note_unlisted(frame: pd.DataFrame, masks: pd.DataFrame | None, reading: Reading) -> None:
     listed = set(frame["path"]) | (set() if masks is None else set(masks["path"]))
-    folders = listed & reading.listing.folders  # a row may name the folder of a DICOM series
+    folders = listed & reading.listing.dicom_folders  # a row may name the folder of a DICOM series
     unlisted = [
         path for path in reading.listing.pixels if path not in listed and path.rpartition("/")[0] not in folders
     ]
@@ -241,7 +243,10 @@ def _add_splits(frame: pd.DataFrame, reading: Reading) -> str:
                 f"{reading.path}: column {name!r} holds {unknown.iloc[0]!r} in {int((words == unknown.iloc[0]).sum())} "
                 f"rows; expected train, val or test{suggest_split(unknown.iloc[0])}; rename it"
             )
-        if len(unknown) or not (words != "").any():
+        if len(unknown):
+            continue
+        if (words == "").all():
+            reading.used.append(name)  # a column that waits to be filled
             continue
         frame["split"] = splits
         reading.used.append(name)

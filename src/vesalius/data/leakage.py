@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,25 @@ from numpy.typing import NDArray
 
 from vesalius.core.errors import LeakageError
 from vesalius.core.progress import Progress
-from vesalius.data.duplicates import NEAR, Duplicates, Rows, find_duplicates
+from vesalius.data.duplicates import NEAR, Duplicates, Rows, exact_groups, find_duplicates
+from vesalius.data.naming import SPLITS
 from vesalius.data.signature import Signatures
-
-SPLITS = ("train", "val", "test")
-"""In the order in which a case is given up for the sake of the next."""
 
 LARGEST_GROUP = 0.05
 """Part of all images that a chain of near duplicates may join; at least `LEAST_CAP` images are always allowed."""
 
 LEAST_CAP = 20
 
-_PAIR_COLUMNS = ("first", "second", "case_first", "case_second", "split_first", "split_second", "similarity", "mirrored")
+_PAIR_COLUMNS = (
+    "first",
+    "second",
+    "case_first",
+    "case_second",
+    "split_first",
+    "split_second",
+    "similarity",
+    "mirrored",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +82,14 @@ class Leakage:
 
     def counts(self) -> dict[str, int]:
         """The numbers for ``metrics.json``."""
-        return {"patients_shared": len(self.patients), "exact_duplicates": len(self.exact),
-                "near_duplicates": len(self.near), "duplicates_within": sum(self.within.values()),
-                "label_conflicts": len(self.label_conflicts), "not_comparable": self.not_comparable}
+        return {
+            "patients_shared": len(self.patients),
+            "exact_duplicates": len(self.exact),
+            "near_duplicates": len(self.near),
+            "duplicates_within": sum(self.within.values()),
+            "label_conflicts": len(self.label_conflicts),
+            "not_comparable": self.not_comparable,
+        }
 
     def lines(self) -> list[str]:
         """What was found, one line per kind, worst first; empty if there is nothing to say."""
@@ -87,11 +100,15 @@ class Leakage:
             found.append(f"copies of equal images inside a split: {listed}")
         if len(self.label_conflicts):
             row = self.label_conflicts.iloc[0]
-            found.append(f"equal images with different labels: {row['cases']} are {row['labels']} "
-                         f"({_count(len(self.label_conflicts), 'group')} in all)")
+            found.append(
+                f"equal images with different labels: {row['cases']} are {row['labels']} "
+                f"({_count(len(self.label_conflicts), 'group')} in all)"
+            )
         if self.not_comparable:
-            found.append(f"{self.not_comparable} of {self.images} images have too few pixels or too little detail to be "
-                         "recognised when saved again; among them only equal pixels were looked for")
+            found.append(
+                f"{self.not_comparable} of {self.images} images have too few pixels or too little detail to be "
+                "recognised when saved again; among them only equal pixels were looked for"
+            )
         return found
 
     def refuse(self, *, allow: bool = False) -> None:
@@ -108,35 +125,56 @@ class Leakage:
             One line with the first finding of each kind, how many there are, and what to do.
         """
         if not allow and not self.clean:
-            raise LeakageError("; ".join(self._across())
-                               + "; correct the split column, or pass --allow-leakage, which marks the report")
+            raise LeakageError(
+                "; ".join(self._across())
+                + "; correct the split column, or pass --allow-leakage, which marks the report"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the report: all counts and the first hundred of each list."""
-        return {**self.counts(), "images": self.images, "blank": self.blank, "near_from": self.near_from,
-                "within": dict(self.within), "near_within": self.near_within,
-                "patients": self.patients.head(100).to_dict("records"),
-                "exact": self.exact.head(100).to_dict("records"), "near": self.near.head(100).to_dict("records"),
-                "conflicts": self.label_conflicts.head(100).to_dict("records"), "lines": self.lines()}
+        return {
+            **self.counts(),
+            "images": self.images,
+            "blank": self.blank,
+            "near_from": self.near_from,
+            "within": dict(self.within),
+            "near_within": self.near_within,
+            "patients": self.patients.head(100).to_dict("records"),
+            "exact": self.exact.head(100).to_dict("records"),
+            "near": self.near.head(100).to_dict("records"),
+            "conflicts": self.label_conflicts.head(100).to_dict("records"),
+            "lines": self.lines(),
+        }
 
     def _across(self) -> list[str]:
         found = []
         if len(self.patients):
             row = self.patients.iloc[0]
             images = _count(int(self.patients["images"].sum()), "image")
-            found.append(f"patient {row['patient_id']} stands in {row['splits']} "
-                         f"({_count(len(self.patients), 'patient')} in all, {images})")
+            found.append(
+                f"patient {row['patient_id']} stands in {row['splits']} "
+                f"({_count(len(self.patients), 'patient')} in all, {images})"
+            )
         for pairs, what in ((self.exact, "hold the same pixels"), (self.near, "show the same picture")):
             if len(pairs):
                 row = pairs.iloc[0]
                 how = "" if pairs is self.exact else f", similarity {row['similarity']:.3f}"
-                found.append(f"{row['case_first']} ({row['split_first']}) and {row['case_second']} "
-                             f"({row['split_second']}) {what} ({_count(len(pairs), 'such pair')}{how})")
+                found.append(
+                    f"{row['case_first']} ({row['split_first']}) and {row['case_second']} "
+                    f"({row['split_second']}) {what} ({_count(len(pairs), 'such pair')}{how})"
+                )
         return found
 
 
-def check_leakage(frame: pd.DataFrame, signatures: Signatures, *, near: float = NEAR, within: bool = False,
-                  duplicates: Duplicates | None = None, progress: Progress | None = None) -> Leakage:
+def check_leakage(
+    frame: pd.DataFrame,
+    signatures: Signatures,
+    *,
+    near: float = NEAR,
+    within: bool = False,
+    duplicates: Duplicates | None = None,
+    progress: Progress | None = None,
+) -> Leakage:
     """Look for patients and images that stand in more than one split.
 
     Parameters
@@ -165,21 +203,24 @@ def check_leakage(frame: pd.DataFrame, signatures: Signatures, *, near: float = 
         complete = within
     else:
         complete = True
-    used = split != ""
-    pairs, same = duplicates.pairs, split[duplicates.pairs[:, 0]] == split[duplicates.pairs[:, 1]]
-    strong = (duplicates.similarity >= near) & used[pairs].all(axis=1)
-    crossing = strong & ~same
     group = np.where(signatures.blank, -1, duplicates.group)
+    pairs, source = _all_copies(duplicates.pairs, group, split)
+    similarity, flipped = duplicates.similarity[source], duplicates.flipped[source]
+    same = split[pairs[:, 0]] == split[pairs[:, 1]]
+    strong = (similarity >= near) & (split[pairs] != "").all(axis=1)
+    crossing = strong & ~same
     exact = _crossing_exact(group, split)
     ones = np.ones(len(exact))
     return Leakage(
         patients=_shared_patients(frame, split),
         exact=_pair_table(frame, split, exact, ones, ones == 0),
-        near=_pair_table(frame, split, pairs[crossing], duplicates.similarity[crossing], duplicates.flipped[crossing]),
+        near=_pair_table(frame, split, pairs[crossing], similarity[crossing], flipped[crossing]),
         within=_within(group, split),
         near_within=int((strong & same).sum()) if complete else None,
         label_conflicts=_label_conflicts(frame, group),
-        images=len(frame), blank=int(signatures.blank.sum()), near_from=float(near),
+        images=len(frame),
+        blank=int(signatures.blank.sum()),
+        near_from=float(near),
         not_comparable=int((~signatures.comparable & ~signatures.blank).sum()),
     )
 
@@ -216,8 +257,10 @@ def repair_published(leakage: Leakage, frame: pd.DataFrame) -> Repair:
             what = f"{row['case_first']} ({row['split_first']}) and {row['case_second']} (test) show the same image"
         else:
             what = f"patient {shared.iloc[0]['patient_id']} stands in {shared.iloc[0]['splits']}"
-        raise LeakageError(f"the published split leaks into its test part: {what}; use another version of the "
-                           "benchmark, or pass --allow-leakage, which marks the report")
+        raise LeakageError(
+            f"the published split leaks into its test part: {what}; use another version of the "
+            "benchmark, or pass --allow-leakage, which marks the report"
+        )
     return repair(leakage, frame)
 
 
@@ -228,7 +271,6 @@ def repair(leakage: Leakage, frame: pd.DataFrame) -> Repair:
     """
     split = frame["split"].fillna("").astype(str).to_numpy(dtype=object)
     out = set(leakage.exact["first"]) | set(leakage.near["first"])
-    out |= _copies_of(out, leakage, split)
     patient = frame["patient_id"].astype(str).to_numpy(dtype=object)
     for row in leakage.patients.itertuples():
         rows = np.flatnonzero(patient == str(row.patient_id))
@@ -238,15 +280,23 @@ def repair(leakage: Leakage, frame: pd.DataFrame) -> Repair:
     if not len(leave_out):
         return Repair(leave_out, "")
     parts = [f"{n} from {name}" for name in SPLITS if (n := int((split[leave_out] == name).sum()))]
-    why = [_count(n, word) for n, word in ((len(leakage.patients), "shared patient"),
-                                           (len(leakage.exact), "pair of equal images"),
-                                           (len(leakage.near), "pair of near duplicates")) if n]
-    return Repair(leave_out, f"left out {' and '.join(parts)} because the split held {', '.join(why)}; "
-                             "what was kept is untouched")
+    why = [
+        _count(n, word)
+        for n, word in (
+            (len(leakage.patients), "shared patient"),
+            (len(leakage.exact), "pair of equal images"),
+            (len(leakage.near), "pair of near duplicates"),
+        )
+        if n
+    ]
+    return Repair(
+        leave_out, f"left out {' and '.join(parts)} because the split held {', '.join(why)}; what was kept is untouched"
+    )
 
 
-def duplicate_groups(duplicates: Duplicates, signatures: Signatures, *, patients: Sequence[Any] | None = None,
-                     cap: int | None = None) -> tuple[Rows, int]:
+def duplicate_groups(
+    duplicates: Duplicates, signatures: Signatures, *, patients: Sequence[Any] | None = None, cap: int | None = None
+) -> tuple[Rows, int]:
     """What a splitter must keep together.
 
     Equal images and images of one patient always share a group. Near duplicates are joined from the most similar pair
@@ -272,7 +322,7 @@ def duplicate_groups(duplicates: Duplicates, signatures: Signatures, *, patients
     for keys in (np.where(signatures.blank, -1, duplicates.group), _codes(patients)):
         if keys is not None:
             order = np.argsort(keys, kind="stable")
-            for a, b in zip(order[:-1], order[1:], strict=True):
+            for a, b in pairwise(order):
                 if keys[a] == keys[b] and keys[a] >= 0:
                     forest.join(int(a), int(b), limit=count)
     order = np.argsort(-duplicates.similarity, kind="stable")
@@ -330,13 +380,9 @@ def _shared_patients(frame: pd.DataFrame, split: NDArray[Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["patient_id", "splits", "images"]).astype({"images": np.int64})
 
 
-def _groups(group: Rows) -> list[Rows]:
-    return Duplicates(group, np.zeros((0, 2), np.int64), np.zeros(0, np.float32), np.zeros(0, bool)).exact_groups
-
-
 def _crossing_exact(group: Rows, split: NDArray[Any]) -> Rows:
     pairs = []
-    for rows in _groups(group):
+    for rows in exact_groups(group):
         firsts: dict[str, int] = {}
         for row in rows:
             firsts.setdefault(split[row], int(row))
@@ -344,26 +390,58 @@ def _crossing_exact(group: Rows, split: NDArray[Any]) -> Rows:
         for row in rows:
             here = split[row]
             if here:
-                pairs += [(int(row), other) for there, other in firsts.items()
-                          if _order(there) > _order(here)]
+                pairs += [(int(row), other) for there, other in firsts.items() if _order(there) > _order(here)]
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def _pair_table(frame: pd.DataFrame, split: NDArray[Any], pairs: Rows, similarity: NDArray[Any],
-                mirrored: NDArray[Any]) -> pd.DataFrame:
+def _all_copies(pairs: Rows, group: Rows, split: NDArray[Any]) -> tuple[Rows, Rows]:
+    """`pairs` also for the images that equal those named, and which pair each comes from.
+
+    Every copy is paired with one copy of the other picture per split: enough to know which splits meet and which rows
+    to leave out, without the square of their number.
+    """
+    members = {int(group[rows[0]]): rows for rows in exact_groups(group)}
+
+    def copies(row: int) -> tuple[list[int], list[int]]:
+        rows = members.get(int(group[row]), np.array([row]))
+        firsts: dict[str, int] = {}
+        for each in rows:
+            firsts.setdefault(split[each], int(each))
+        return [int(each) for each in rows], list(firsts.values())
+
+    found: dict[tuple[int, int], int] = {}
+    for number, (a, b) in enumerate(pairs):
+        every_a, some_a = copies(int(a))
+        every_b, some_b = copies(int(b))
+        for first, second in [(x, y) for x in every_a for y in some_b] + [(x, y) for x in some_a for y in every_b]:
+            found.setdefault((min(first, second), max(first, second)), number)
+    return (np.array(list(found), dtype=np.int64).reshape(-1, 2), np.array(list(found.values()), dtype=np.int64))
+
+
+def _pair_table(
+    frame: pd.DataFrame, split: NDArray[Any], pairs: Rows, similarity: NDArray[Any], mirrored: NDArray[Any]
+) -> pd.DataFrame:
     later = np.array([_order(split[a]) > _order(split[b]) for a, b in pairs], dtype=bool)
     pairs = np.where(later[:, None], pairs[:, ::-1], pairs)
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -np.asarray(similarity, dtype=np.float64)))
     pairs = pairs[order]
     cases = frame["case_id"].astype(str).to_numpy(dtype=object)
-    columns = (pairs[:, 0], pairs[:, 1], cases[pairs[:, 0]], cases[pairs[:, 1]], split[pairs[:, 0]], split[pairs[:, 1]],
-               np.asarray(similarity, dtype=np.float64)[order], np.asarray(mirrored, dtype=bool)[order])
+    columns = (
+        pairs[:, 0],
+        pairs[:, 1],
+        cases[pairs[:, 0]],
+        cases[pairs[:, 1]],
+        split[pairs[:, 0]],
+        split[pairs[:, 1]],
+        np.asarray(similarity, dtype=np.float64)[order],
+        np.asarray(mirrored, dtype=bool)[order],
+    )
     return pd.DataFrame(dict(zip(_PAIR_COLUMNS, columns, strict=True)))
 
 
 def _within(group: Rows, split: NDArray[Any]) -> dict[str, int]:
     surplus = dict.fromkeys(sorted(set(split), key=_order), 0)
-    for rows in _groups(group):
+    for rows in exact_groups(group):
         for name, count in zip(*np.unique(split[rows].astype(str), return_counts=True), strict=True):
             surplus[str(name)] += int(count) - 1
     return surplus
@@ -374,15 +452,10 @@ def _label_conflicts(frame: pd.DataFrame, group: Rows) -> pd.DataFrame:
     if "label" in frame:
         labels = frame["label"].fillna("").astype(str).to_numpy(dtype=object)
         cases = frame["case_id"].astype(str).to_numpy(dtype=object)
-        for members in _groups(group):
+        for members in exact_groups(group):
             if len(set(labels[members]) - {""}) > 1:
                 rows.append((", ".join(cases[members]), ", ".join(labels[members]), members.tolist()))
     return pd.DataFrame(rows, columns=["cases", "labels", "rows"])
-
-
-def _copies_of(out: set[int], leakage: Leakage, split: NDArray[Any]) -> set[int]:
-    """Equal images in the same split as one that is left out; near pairs name only one of several copies."""
-    return set()
 
 
 def _count(number: int, word: str) -> str:

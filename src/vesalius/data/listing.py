@@ -88,13 +88,12 @@ class Listing:
     @cached_property
     def folders(self) -> frozenset[str]:
         """Every folder that holds something to look at, at any depth."""
-        found: set[str] = set()
-        for path in self.pixels:
-            folder = path.rpartition("/")[0]
-            while folder and folder not in found:
-                found.add(folder)
-                folder = folder.rpartition("/")[0]
-        return frozenset(found)
+        return _folders(self.pixels)
+
+    @cached_property
+    def dicom_folders(self) -> frozenset[str]:
+        """Those with DICOM files: only they can be one image as a whole."""
+        return _folders(self.of("dicom"))
 
     @cached_property
     def by_name(self) -> dict[str, list[str]]:
@@ -110,6 +109,16 @@ class Listing:
         """``4 csv, 2 nii.gz`` for messages."""
         suffixes = Counter(split_suffix(path)[1].lstrip(".") or "nameless" for path in self.known)
         return ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5)) or "no file"
+
+
+def _folders(paths: Iterable[str]) -> frozenset[str]:
+    found: set[str] = set()
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return frozenset(found)
 
 
 def _grouped(paths: Iterable[str], name: Callable[[str], str]) -> dict[str, list[str]]:

@@ -65,18 +65,22 @@ def locate(cell: str, listing: Listing, where: str) -> str:
     text = cell.replace("\\", "/").removeprefix("./")
     base, mark, item = text.partition("#")
     base = base.rstrip("/")
+    if text in listing.known:  # also a name that really holds "#"
+        return text
     if not base:
         return ""
     below = where.rpartition("/")[0]
     for candidate in (f"{below}/{base}", base) if below else (base,):
-        if candidate in listing.known or candidate in listing.folders:
+        if candidate in listing.known or candidate in listing.dicom_folders:
             return candidate + mark + item
     if base.startswith("/"):
         inside = base.removeprefix(f"{listing.root}/")
         if inside in listing.known or (inside == base and Path(base).exists()):
             return inside + mark + item
     name = base.rpartition("/")[2]
-    for candidates in (listing.by_name.get(name, ()), listing.by_stem.get(stem_of(name), ())):
+    # The last one: "IMG.dcm" may be the stem of IMG.dcm.png.
+    found = (listing.by_name.get(name, ()), listing.by_stem.get(stem_of(name), ()), listing.by_stem.get(name, ()))
+    for candidates in found:
         fitting = [path for path in candidates if f"/{path}".endswith(f"/{base}")] or candidates
         if len(fitting) == 1:
             return fitting[0]

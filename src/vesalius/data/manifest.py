@@ -241,7 +241,7 @@ def targets(manifest: Manifest) -> NDArray[Any]:
         )
     column = manifest.cases["label"]
     if not labels.multilabel:
-        codes = pd.Categorical(column, categories=list(labels.names)).codes.astype(np.int64)
+        codes = pd.Index(list(labels.names)).get_indexer(pd.Index(column)).astype(np.int64)
         if (codes < 0).any():
             first = int(np.argmax(codes < 0))
             raise DataError(
@@ -358,7 +358,12 @@ def find_problems(manifest: Manifest) -> tuple[Problem, ...]:
 
 def _problems_of_patients(manifest: Manifest) -> list[Problem]:
     cases = manifest.cases
+    if manifest.patient_source == "none" and manifest.published:
+        text = "the file holds no patient ids, so each image counts as its own patient; intervals are per image"
+        return [Problem("note", "", text)]
     if manifest.patient_source == "none":
+        if len(cases) == 1:
+            return []
         return [
             Problem(
                 "warning",

@@ -27,11 +27,10 @@ from vesalius.core.files import atomic, write_json
 from vesalius.core.image import Image
 from vesalius.core.progress import Progress, Silent
 from vesalius.core.quantity import show_bytes
-from vesalius.data.fingerprint import FingerprintBuilder
 from vesalius.data.locking import exclusive
 from vesalius.data.manifest import Manifest
 from vesalius.data.signature import Signatures, concatenate, signatures_from_arrays, signatures_from_image
-from vesalius.data.store import FINGERPRINT, HEAD, INDEX, PIXELS, SIGNATURES, VOLUMES, Store, write_volume
+from vesalius.data.store import HEAD, INDEX, PIXELS, SIGNATURES, VOLUMES, Store, write_volume
 from vesalius.transforms.preprocess import Preprocess
 
 FORMAT = 1
@@ -50,7 +49,6 @@ class Chunk:
     pixels: NDArray[Any]
     rows: list[dict[str, Any]] = field(default_factory=list)
     signatures: list[Signatures] = field(default_factory=list)
-    prints: FingerprintBuilder = field(default_factory=FingerprintBuilder)
 
 
 def store_key(manifest: Manifest, spec: dict[str, Any]) -> str:
@@ -166,7 +164,7 @@ class Maker:
                                 f"{show_bytes(have)} are free; set VESALIUS_CACHE to a larger disk or choose a smaller preprocess.size")
 
     def _done(self, start: int) -> Path:
-        return self.folder / "chunks" / f"{start:09d}.npz"
+        return self.folder / "chunks" / f"{start:09d}.json"
 
     def _in_parallel(self, starts: Sequence[int]) -> Any:
         """Chunks over a few threads (decoders release the interpreter), at most two in memory per thread."""
@@ -203,7 +201,6 @@ class Maker:
             items = with_channels(reader.read(item, item + last - first), self.preprocess.dims)
         chunk.pixels[first:last] = self.preprocess.store_stack(items).numpy()
         chunk.signatures.append(signatures_from_arrays(items))
-        chunk.prints.add_stack(items)
         chunk.rows += [{"path": path, "ok": True, "reason": "", "shape": "x".join(map(str, items.shape[2:])),
                         "spacing": "", "notes": ""} for path in paths[first:last]]
 
@@ -222,7 +219,6 @@ class Maker:
             row |= {"shape": "x".join(map(str, image.grid.shape)), "notes": "; ".join(n.text for n in image.record),
                     "spacing": "x".join(f"{s:.4g}" for s in image.grid.spacing_mm or ())}
             chunk.signatures.append(signatures_from_image(image))
-            chunk.prints.add(image)
         chunk.rows.append(row)
 
     def _write(self, chunk: Chunk) -> None:
@@ -238,19 +234,13 @@ class Maker:
                 os.close(handle)
         stem = self._done(chunk.start)
         concatenate(chunk.signatures).save(stem.with_suffix(".sig.npz"))
-        facts = {"rows": chunk.rows, "prints": chunk.prints.state()}
-        with atomic(stem) as file:  # this name is the record that the chunk is done
-            np.savez(file, facts=np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8))
+        write_json(stem, chunk.rows)  # this name is the record that the chunk is done
 
     def _finish(self) -> None:
         rows: list[dict[str, Any]] = []
-        prints = FingerprintBuilder()
         signatures = []
         for start in range(0, len(self.paths), self.size):
-            with np.load(self._done(start), allow_pickle=False) as file:
-                facts = json.loads(file["facts"].tobytes())
-            rows += facts["rows"]
-            prints.merge(facts["prints"])
+            rows += json.loads(self._done(start).read_text(encoding="utf-8"))
             signatures.append(Signatures.load(self._done(start).with_suffix(".sig.npz")))
         index = pd.DataFrame(rows)
         if not index["ok"].any():
@@ -258,7 +248,6 @@ class Maker:
         with atomic(self.folder / INDEX) as file:
             index.to_parquet(file)
         concatenate(signatures).save(self.folder / SIGNATURES)
-        write_json(self.folder / FINGERPRINT, prints.summary())
         shutil.rmtree(self.folder / "chunks")
         (self.folder / "head.record").unlink()
         write_json(self.folder / HEAD, {"format": FORMAT, "key": self.key, "spec": self.preprocess.spec,

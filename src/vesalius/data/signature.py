@@ -108,8 +108,12 @@ class Signatures:
 
     def save(self, path: str | Path) -> Path:
         """Write as ``.npz`` (plain arrays, no pickle), atomically."""
-        arrays: dict[str, Any] = {"schema": np.int64(SCHEMA), "hashes": self.hashes, "blank": self.blank,
-                                  "detail": self.detail}
+        arrays: dict[str, Any] = {
+            "schema": np.int64(SCHEMA),
+            "hashes": self.hashes,
+            "blank": self.blank,
+            "detail": self.detail,
+        }
         for dims, part in self.descriptors.items():
             arrays |= {f"rows{dims}": part.rows, f"coarse{dims}": part.coarse, f"fine{dims}": part.fine}
         with atomic(path) as file:
@@ -130,14 +134,25 @@ class Signatures:
                 arrays = {name: file[name] for name in file.files}
             schema = int(arrays.get("schema", -1))
             if schema == SCHEMA:
-                parts = {dims: Descriptors(arrays[f"rows{dims}"], arrays[f"coarse{dims}"], arrays[f"fine{dims}"])
-                         for dims in GRID if f"rows{dims}" in arrays}
+                parts = {
+                    dims: Descriptors(arrays[f"rows{dims}"], arrays[f"coarse{dims}"], arrays[f"fine{dims}"])
+                    for dims in GRID
+                    if f"rows{dims}" in arrays
+                }
                 return cls(arrays["hashes"], arrays["blank"], arrays["detail"], parts)
         except (OSError, ValueError, KeyError, AttributeError, EOFError) as error:
-            raise UnreadableFile(path, found=f"no signatures ({error})", expected="an .npz of image signatures",
-                                 do="delete it, it will be made again") from None
-        raise UnreadableFile(path, found=f"signatures of schema {schema}", expected=f"schema {SCHEMA}",
-                             do="delete it, it will be made again")
+            raise UnreadableFile(
+                path,
+                found=f"no signatures ({error})",
+                expected="an .npz of image signatures",
+                do="delete it, it will be made again",
+            ) from None
+        raise UnreadableFile(
+            path,
+            found=f"signatures of schema {schema}",
+            expected=f"schema {SCHEMA}",
+            do="delete it, it will be made again",
+        )
 
 
 def concatenate(parts: Iterable[Signatures]) -> Signatures:
@@ -146,15 +161,23 @@ def concatenate(parts: Iterable[Signatures]) -> Signatures:
     starts = np.cumsum([0, *(len(piece) for piece in pieces)])
     joined = {}
     for dims, side in GRID.items():
-        have = [(start, piece.descriptors[dims]) for start, piece in zip(starts, pieces, strict=False)
-                if dims in piece.descriptors and len(piece.descriptors[dims])]
+        have = [
+            (start, piece.descriptors[dims])
+            for start, piece in zip(starts, pieces, strict=False)
+            if dims in piece.descriptors and len(piece.descriptors[dims])
+        ]
         if have:
-            joined[dims] = Descriptors(np.concatenate([start + part.rows for start, part in have]),
-                                       np.concatenate([part.coarse for _, part in have]),
-                                       np.concatenate([part.fine for _, part in have]).reshape(-1, side**dims))
-    return Signatures(np.concatenate([np.zeros((0, 2), np.uint64), *(piece.hashes for piece in pieces)]),
-                      np.concatenate([np.zeros(0, bool), *(piece.blank for piece in pieces)]),
-                      np.concatenate([np.zeros(0, np.float32), *(piece.detail for piece in pieces)]), joined)
+            joined[dims] = Descriptors(
+                np.concatenate([start + part.rows for start, part in have]),
+                np.concatenate([part.coarse for _, part in have]),
+                np.concatenate([part.fine for _, part in have]).reshape(-1, side**dims),
+            )
+    return Signatures(
+        np.concatenate([np.zeros((0, 2), np.uint64), *(piece.hashes for piece in pieces)]),
+        np.concatenate([np.zeros(0, bool), *(piece.blank for piece in pieces)]),
+        np.concatenate([np.zeros(0, np.float32), *(piece.detail for piece in pieces)]),
+        joined,
+    )
 
 
 def signatures_from_image(image: Image) -> Signatures:
@@ -236,17 +259,22 @@ def _shrink(batch: NDArray[Any], side: int) -> NDArray[np.float32]:
     planes = np.empty((len(batch), batch.shape[2], side, side), dtype=np.float32)
     for z in range(batch.shape[2]):  # slice by slice: a large volume never stands in memory as float32
         planes[:, z] = _shrink_planes(batch[:, :, z], side)
-    return np.einsum("kz,nzyx->nkyx", _areas(batch.shape[2], side), planes)
+    shrunk: NDArray[np.float32] = np.einsum("kz,nzyx->nkyx", _areas(batch.shape[2], side), planes)
+    return shrunk
 
 
 def _shrink_planes(batch: NDArray[Any], side: int) -> NDArray[np.float32]:
     count, channels, height, width = batch.shape
-    grey = batch[:, 0].astype(np.float32) if channels == 1 else batch.mean(axis=1, dtype=np.float32)
+    grey: NDArray[np.float32] = (
+        batch[:, 0].astype(np.float32) if channels == 1 else batch.mean(axis=1, dtype=np.float32)
+    )
     if batch.dtype.kind == "f":
         grey = np.nan_to_num(grey, posinf=0, neginf=0)
     # Two large products instead of N small ones, which threads of BLAS would spend on waiting for each other.
     across = grey.reshape(-1, width) @ _areas(width, side).T
-    down = across.reshape(count, height, side).transpose(0, 2, 1).reshape(-1, height) @ _areas(height, side).T
+    down: NDArray[Any] = (
+        across.reshape(count, height, side).transpose(0, 2, 1).reshape(-1, height) @ _areas(height, side).T
+    )
     return down.reshape(count, side, side).transpose(0, 2, 1)
 
 
@@ -255,7 +283,8 @@ def _areas(length: int, side: int) -> NDArray[np.float32]:
     edges = np.linspace(0, length, side + 1)
     pixel = np.arange(length)
     overlap = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
-    return (np.clip(overlap, 0, None) * (side / length)).astype(np.float32)
+    parts: NDArray[np.float32] = (np.clip(overlap, 0, None) * (side / length)).astype(np.float32)
+    return parts
 
 
 def describe(cells: NDArray[np.float32]) -> tuple[NDArray[np.float16], NDArray[np.int8], NDArray[np.float32]]:
@@ -282,7 +311,9 @@ def describe(cells: NDArray[np.float32]) -> tuple[NDArray[np.float16], NDArray[n
     coarse = level.reshape(count, *(half, 2) * dims).mean(axis=tuple(range(2, 2 * dims + 1, 2))).reshape(count, -1)
     coarse /= np.maximum(np.linalg.norm(coarse, axis=1, keepdims=True), 1e-12)
 
-    narrow, wide = (gaussian_filter(level, (0, *(sigma,) * dims), mode="nearest") for sigma in (_FINE_SIGMA, _WIDE_SIGMA))
+    narrow, wide = (
+        gaussian_filter(level, (0, *(sigma,) * dims), mode="nearest") for sigma in (_FINE_SIGMA, _WIDE_SIGMA)
+    )
     band = narrow - wide
     spread = np.maximum(band.std(axis=axes, keepdims=True), 1e-9)
     band = np.sign(band) * (np.sqrt(1 + np.abs(band) / (_KNEE * spread)) - 1)

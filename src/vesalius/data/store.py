@@ -8,7 +8,6 @@ A store is a folder::
     index.parquet   one row per image: path, ok, reason, original shape and spacing, notes
     pixels.bin      (N, C, *S), rows in C order         or    volumes/0000000.b2nd ...
     signatures.npz  for the search for duplicates
-    fingerprint.json
 
 It is complete or it does not exist: `data.prepare` builds it beside its place and renames it.
 """
@@ -26,11 +25,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from vesalius.core.errors import UnreadableFile
+from vesalius.data.signature import Signatures
 
 Pixels = NDArray[Any]
 
-PIXELS, VOLUMES, INDEX, HEAD, SIGNATURES, FINGERPRINT = (
-    "pixels.bin", "volumes", "index.parquet", "store.json", "signatures.npz", "fingerprint.json")
+PIXELS, VOLUMES, INDEX, HEAD, SIGNATURES = "pixels.bin", "volumes", "index.parquet", "store.json", "signatures.npz"
 
 
 class Store:
@@ -105,14 +104,9 @@ class Store:
 
         return blosc2.open(str(volume_path(self.folder, row)), mode="r")
 
-    def signatures_file(self) -> Path:
-        """Where the signatures lie."""
-        return self.folder / SIGNATURES
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The fingerprint that was computed while decoding."""
-        found: dict[str, Any] = json.loads((self.folder / FINGERPRINT).read_text(encoding="utf-8"))
-        return found
+    def signatures(self) -> Signatures:
+        """Signatures of all rows."""
+        return Signatures.load(self.folder / SIGNATURES)
 
     def close(self) -> None:
         """Give back the file handle."""

@@ -60,6 +60,7 @@ class Study:
             "split": self.split,
             "cases": len(self.table),
             "patients": int(self.table["patient_id"].nunique()),
+            "labels": self.labels.to_json(),
             "metrics": {name: estimate.to_json() for name, estimate in self.metrics.items()},
             "per_class": {
                 label: {name: estimate.to_json() for name, estimate in rates.items()}
@@ -98,13 +99,11 @@ def study(
     Parameters
     ----------
     table
-        As `evaluate.table.build_table` makes it; cases of other splits are not judged. Cases of no split (external
-        data) are judged with ``split=""``.
+        As `table.build_table` makes it; only cases of `split` are judged (``""``: those of no split, external data).
     validation
         Cases that operating points are chosen on; default the rows of `table` with split ``val``, if any.
     decision
-        How cases are decided; default the most probable class, or 0.5. ``predicted`` and ``correct`` are made anew
-        by it.
+        How cases are decided (``predicted``, ``correct`` are made anew); default the most probable class, or 0.5.
     level, resamples, seed
         Of the patient-level bootstrap.
     timing, leakage, calibration_info
@@ -117,19 +116,13 @@ def study(
     DataError
         When the split has no cases, and for labels that are not among the classes.
     """
-    judged = table.loc[table["split"] == split].reset_index(drop=True)
-    if judged.empty:
-        there = ", ".join(repr(name) for name in sorted(table["split"].unique()))
-        raise DataError(f"no case belongs to split {split!r}; the table has {there or 'no cases'}")
-    if validation is None and split != "val":
-        held_out = table.loc[table["split"] == "val"]
-        validation = None if held_out.empty else held_out
     decision = decision or Decision()
-    judged = decided(judged, labels, decision)
+    judged = decided(_of_split(table, split), labels, decision)
+    validation = _held_out(table, split) if validation is None else validation
     scores = Scores.of(judged, labels, decision)
     patients = Patients.of(judged["patient_id"], scores.truth)
-    estimates = bootstrap(scores, patients, resamples=resamples, level=level, seed=seed)
-    estimates, mended = widened(estimates, scores, patients)
+    draws: dict[str, Any] = {"resamples": resamples, "level": level, "seed": seed}
+    estimates, mended = widened(bootstrap(scores, patients, **draws), scores, patients)
     columns = covariates_of(table) if covariates is None else covariates
     return Study(
         labels=labels,
@@ -137,19 +130,49 @@ def study(
         table=judged,
         metrics=of_whole(estimates),
         per_class={name: of_class(estimates, name) for name in labels.names},
-        classes=_sizes(scores, patients),
-        subgroups=subgroups(judged, labels, columns, decision=decision, whole=table, level=level, seed=seed,
-                            resamples=resamples),
+        **_pictures(scores, patients),
+        subgroups=subgroups(judged, labels, columns, decision=decision, whole=table, **draws),
         calibration=_calibration(judged, scores, level, calibration_info or {}),
-        operating_points=operating_points(judged, validation, labels, resamples=resamples, level=level, seed=seed),
-        confusion=_confusion(scores),
-        curves=_curves(scores),
+        operating_points=operating_points(judged, validation, labels, **draws),
         decision=decision,
-        intervals={"method": "percentile bootstrap over patients, stratified by their rarest class",
-                   "resamples": resamples, "level": level, "seed": seed, "mended": mended},
-        timing={"train_s": None, "predict_ms_per_case": None, **(timing or {})},
-        leakage={"patients_shared": None, "near_duplicates": None, **(leakage or {})},
-    )  # fmt: skip
+        intervals=_settings(resamples, level, seed, mended),
+        timing=_recorded(timing, "train_s", "predict_ms_per_case"),
+        leakage=_recorded(leakage, "patients_shared", "near_duplicates"),
+    )
+
+
+def _of_split(table: pd.DataFrame, split: str) -> pd.DataFrame:
+    part = table.loc[table["split"] == split].reset_index(drop=True)
+    if part.empty:
+        there = ", ".join(repr(name) for name in sorted(table["split"].unique()))
+        raise DataError(f"no case belongs to split {split!r}; the table has {there or 'no cases'}")
+    return part
+
+
+def _held_out(table: pd.DataFrame, split: str) -> pd.DataFrame | None:
+    """The validation cases of the table, unless they are the ones to be judged."""
+    return _of_split(table, "val") if split != "val" and (table["split"] == "val").any() else None
+
+
+def _recorded(given: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
+    """What is known, and None for what the contract names but nobody measured."""
+    return {**dict.fromkeys(names), **(given or {})}
+
+
+def _pictures(scores: Scores, patients: Patients) -> dict[str, Any]:
+    """What tables and charts show besides the numbers."""
+    return {"classes": _sizes(scores, patients), "confusion": _confusion(scores), "curves": _curves(scores)}
+
+
+def _settings(resamples: int, level: float, seed: int, mended: Sequence[str]) -> dict[str, Any]:
+    """How the intervals were made; `mended` had no width and took the rules of `evaluate.certain`."""
+    return {
+        "method": "percentile bootstrap over patients, stratified by their rarest class",
+        "resamples": resamples,
+        "level": level,
+        "seed": seed,
+        "mended": list(mended),
+    }
 
 
 def _sizes(scores: Scores, patients: Patients) -> dict[str, Any]:

@@ -93,7 +93,9 @@ def banded(values: pd.Series, name: str) -> pd.Series:
     """
     numbers = pd.to_numeric(values, errors="coerce").astype(np.float64)
     known = numbers.notna()
-    is_number = not pd.api.types.is_bool_dtype(values) and known.any() and (known == values.notna()).all()
+    # Dates can be read as numbers too, but a band of nanoseconds says nothing.
+    other = pd.api.types.is_bool_dtype(values) or pd.api.types.is_datetime64_any_dtype(values)
+    is_number = not other and known.any() and (known == values.notna()).all()
     if not is_number or numbers.nunique() <= MOST_NUMBERS:
         text = values.astype(object).where(values.notna(), UNKNOWN).astype(str)
         return text.where(text.str.strip() != "", UNKNOWN)

@@ -41,10 +41,8 @@ def build_table(
     ----------
     rows
         N rows with ``case_id``, ``patient_id``, ``label``, possibly ``split`` and covariates.
-    labels
-        The K classes in the order of the model's outputs.
     probabilities
-        ``(N, K)``, calibrated; ``(N,)`` of the positive class is accepted for two exclusive classes.
+        ``(N, K)`` in the order of `labels`, calibrated; ``(N,)`` of the positive class for a yes/no question.
     logits
         ``(N, K)`` before calibration, or ``(N,)`` of the positive class (that of the other is then 0).
     spread
@@ -83,9 +81,8 @@ def build_table(
         raw = _per_class(logits, labels, len(rows), 0.0)
         parts |= {f"logit.{name}": raw[:, k] for k, name in enumerate(labels.names)}
     parts["spread"] = np.full(len(rows), np.nan) if spread is None else np.asarray(spread, dtype=np.float64)
-    taken = {*FIXED, *PLACES, *parts}
-    covariates = rows[[name for name in rows.columns if name not in taken]].reset_index(drop=True)
-    table = pd.concat([table, pd.DataFrame(parts), covariates], axis=1)
+    covariates = [name for name in rows.columns if name not in (*FIXED, *PLACES, *parts)]
+    table = pd.concat([table, pd.DataFrame(parts), rows[covariates].reset_index(drop=True)], axis=1)
     return decided(table, labels, decision or Decision())
 
 

@@ -25,7 +25,7 @@ from vesalius.io.dicom_header import (
 )
 from vesalius.io.dicom_pixels import decode
 from vesalius.io.dicom_resample import resample
-from vesalius.io.dicom_values import Meaning, meaning, narrowed, result_type, stored_range, value_meta
+from vesalius.io.dicom_values import Meaning, fitted, meaning, narrowed, result_type, stored_range, value_meta
 from vesalius.io.limits import ReadLimits, active_limits, check_pixels
 
 if TYPE_CHECKING:
@@ -51,8 +51,9 @@ def read_dicom(path: str | Path, limits: ReadLimits | None = None, *, workers: i
 
     Returns
     -------
-    ``(C, Y, X)`` for a projection, a photograph or a slice without thickness, else ``(C, Z, Y, X)``, slices rising along
-    row x column direction. Frames without a place in the patient keep their order on the Z axis, and a note says so.
+    ``(C, Y, X)`` for a projection, a photograph or a slice without thickness, else ``(C, Z, Y, X)``, slices rising
+    along row x column direction. Frames without a place in the patient keep their order on the Z axis, and a note
+    says so.
 
     Raises
     ------
@@ -74,15 +75,22 @@ def read_dicom(path: str | Path, limits: ReadLimits | None = None, *, workers: i
         if stray_byte(path):
             record += (Note(Act.REPAIRED, "one stray byte before the first data element was skipped"),)
         image = _placed(dataset, path, stored, limits)
-        return Image(image.grid, image.pixels, image.unit, image.channels, (*record, *image.record),
-                     {**gather_meta(dataset), **image.meta}, str(path))
+        return Image(
+            image.grid,
+            image.pixels,
+            image.unit,
+            image.channels,
+            (*record, *image.record),
+            {**gather_meta(dataset), **image.meta},
+            str(path),
+        )
 
 
 def _placed(dataset: Dataset, path: str | Path, stored: NDArray[Any], limits: ReadLimits) -> Image:
     """Values on their grid, without the header's facts."""
     frames = stored.shape[0]
     values, unit, meta, notes = frame_values(dataset, stored)
-    channels = RGB if values.shape[1] == 3 else ("image",)
+    channels: tuple[str, ...] = RGB if values.shape[1] == 3 else ("image",)
     planes = frame_planes(dataset, path, frames)
     if planes is None:
         spacing, more = flat_spacing(dataset)
@@ -105,8 +113,9 @@ def _placed(dataset: Dataset, path: str | Path, stored: NDArray[Any], limits: Re
     return Image(grid, volume, unit, channels, (*notes, *more), meta)
 
 
-def on_grid(volume: NDArray[Any], planes: Sequence[Plane], path: str | Path,
-            limits: ReadLimits) -> tuple[Grid, NDArray[Any], tuple[Note, ...]]:
+def on_grid(
+    volume: NDArray[Any], planes: Sequence[Plane], path: str | Path, limits: ReadLimits
+) -> tuple[Grid, NDArray[Any], tuple[Note, ...]]:
     """`volume` ``(C, n, Y, X)``, its slices at `planes` in rising order, on the even grid that they fill."""
     if len(planes) == 1:
         grid, notes = single(planes[0])
@@ -118,21 +127,28 @@ def on_grid(volume: NDArray[Any], planes: Sequence[Plane], path: str | Path,
     return plan.grid, np.ascontiguousarray(volume), plan.notes
 
 
-def _by_position(dataset: Dataset, path: str | Path, frames: NDArray[Any], at: list[list[int]],
-                 channels: tuple[str, ...]) -> tuple[NDArray[Any], tuple[str, ...]]:
+def _by_position(
+    dataset: Dataset, path: str | Path, frames: NDArray[Any], at: list[list[int]], channels: tuple[str, ...]
+) -> tuple[NDArray[Any], tuple[str, ...]]:
     """Frames ``(C, F, Y, X)`` as ``(channels, positions, Y, X)``: several frames at each position become channels."""
     each = len(at[0])
     if any(len(group) != each for group in at):
         counts = sorted({len(group) for group in at})
-        raise GeometryError(path, found=f"between {counts[0]} and {counts[-1]} frames at one position",
-                            expected="the same number of frames at every position")
+        raise GeometryError(
+            path,
+            found=f"between {counts[0]} and {counts[-1]} frames at one position",
+            expected="the same number of frames at every position",
+        )
     if each == 1:
         return frames[:, [group[0] for group in at]], channels
     keys = {index: frame_key(dataset, index) for group in at for index in group}
     name, order = _telling(keys, at)
     if name is None:
-        raise GeometryError(path, found=f"{each} frames at each position with nothing to tell them apart",
-                            expected="a time, echo, b-value, type or stack per frame")
+        raise GeometryError(
+            path,
+            found=f"{each} frames at each position with nothing to tell them apart",
+            expected="a time, echo, b-value, type or stack per frame",
+        )
     parts = [frames[:, [group[place] for group in order]] for place in range(each)]
     labels = [f"{name} {dict(keys[order[0][place]])[name]}" for place in range(each)]
     names = tuple(labels) if len(channels) == 1 else tuple(f"{label} {c}" for label in labels for c in channels)
@@ -140,20 +156,22 @@ def _by_position(dataset: Dataset, path: str | Path, frames: NDArray[Any], at: l
 
 
 def _telling(keys: dict[int, tuple[tuple[str, Any], ...]], at: list[list[int]]) -> tuple[str | None, list[list[int]]]:
-    """The first name whose values differ within every position and agree between positions, and frames ordered by it."""
+    """The first name whose values differ within every position and agree between them, and frames ordered by it."""
     for name, _ in keys[at[0][0]]:
-        values = [[dict(keys[index]).get(name) for index in group] for group in at]
+        values: list[list[Any]] = [[dict(keys[index]).get(name) for index in group] for group in at]
         if any(None in row or len(set(row)) != len(row) for row in values):
             continue
         if len({tuple(sorted(row)) for row in values}) == 1:
-            order = [[index for _, index in sorted(zip(row, group, strict=True))]
-                     for row, group in zip(values, at, strict=True)]
+            order = [
+                [index for _, index in sorted(zip(row, group, strict=True))]
+                for row, group in zip(values, at, strict=True)
+            ]
             return name, order
     return None, at
 
 
 def frame_values(dataset: Dataset, stored: NDArray[Any]) -> tuple[NDArray[Any], Unit, dict[str, Any], tuple[Note, ...]]:
-    """Stored frames ``(F, Y, X)`` or ``(F, 3, Y, X)`` as values ``(F, C, Y, X)``, their unit, display facts and notes."""
+    """Stored ``(F, Y, X)`` or ``(F, 3, Y, X)`` as values ``(F, C, Y, X)``, with unit, display facts and notes."""
     if stored.ndim == 4:
         return stored, Unit.RED_GREEN_BLUE, {}, ()
     frames = stored.shape[0]
@@ -174,10 +192,11 @@ def to_values(stored: NDArray[Any], hows: list[Meaning], dataset: Dataset) -> ND
     if all(how.plain for how in hows):
         return stored
     dtype = result_type(hows, stored.dtype, stored_range(dataset))
-    values = np.empty(stored.shape, dtype)
+    values: NDArray[Any] = np.empty(stored.shape, dtype)
     for index, how in enumerate(hows):
-        values[index] = how.apply(stored[index])
-    return narrowed(values)
+        values[index] = fitted(how.apply(stored[index]), dtype)
+    result: NDArray[Any] = narrowed(values)
+    return result
 
 
 def frame_meaning(dataset: Dataset, index: int) -> Meaning:
@@ -189,7 +208,9 @@ def frame_meaning(dataset: Dataset, index: int) -> Meaning:
     slope = number(item, "RealWorldValueSlope") if item is not None else None
     intercept = number(item, "RealWorldValueIntercept") if item is not None else None
     if slope is None:
-        return Meaning(notes=(Note(Act.NOTED, "parametric map without a linear real world value mapping: stored values"),))
+        return Meaning(
+            notes=(Note(Act.NOTED, "parametric map without a linear real world value mapping: stored values"),)
+        )
     return Meaning(slope, intercept or 0.0, notes=(Note(Act.NOTED, "stored values scaled to real world values"),))
 
 
@@ -205,6 +226,9 @@ def oddities(dataset: Dataset) -> tuple[Note, ...]:
         notes.append(Note(Act.NOTED, "the image was compressed with loss"))
     if "PixelPaddingValue" in dataset:
         notes.append(Note(Act.NOTED, "pixels outside the image hold the padding value in meta"))
-    if str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME2" and "RedPaletteColorLookupTableData" in dataset:
+    if (
+        str(dataset.get("PhotometricInterpretation", "")) == "MONOCHROME2"
+        and "RedPaletteColorLookupTableData" in dataset
+    ):
         notes.append(Note(Act.NOTED, "supplemental colours left out: the grey values are kept"))
     return tuple(notes)

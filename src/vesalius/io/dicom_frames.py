@@ -33,7 +33,7 @@ def frame_group(dataset: Dataset, index: int, keyword: str) -> Dataset | None:
     """First item of functional group `keyword` for frame `index`: its own, else the shared one."""
     shared, own = groups(dataset, index)
     for source in (own, shared):
-        found = items(source, keyword)
+        found: list[Dataset] = items(source, keyword)
         if found:
             return found[0]
     return None
@@ -67,10 +67,14 @@ def slice_plane(dataset: Dataset, name: str) -> Plane | None:
     if position is None or orientation is None:
         return None
     if spacing is None:
-        raise GeometryError(name, found="a position in the patient without Pixel Spacing", expected="two numbers in mm",
-                            do="repair the header or get the file again")
+        raise GeometryError(
+            name,
+            found="a position in the patient without Pixel Spacing",
+            expected="two numbers in mm",
+            do="repair the header or get the file again",
+        )
     shape = (int(dataset.Rows), int(dataset.Columns))
-    return make_plane(name, shape, position, orientation, spacing, number(dataset, "SliceThickness"))
+    return make_plane(name, shape, position, orientation, spacing, thickness=number(dataset, "SliceThickness"))
 
 
 def _enhanced(dataset: Dataset, path: str | Path, frames: int) -> list[Plane] | None:
@@ -85,11 +89,17 @@ def _enhanced(dataset: Dataset, path: str | Path, frames: int) -> list[Plane] | 
         spacing = numbers(size, "PixelSpacing", 2) if size is not None else None
         if position is None or orientation is None or spacing is None:
             if planes:
-                raise GeometryError(path, found=f"frame {index + 1} without position, orientation or pixel spacing",
-                                    expected="all frames to have them", do="get the file again from its source")
+                raise GeometryError(
+                    path,
+                    found=f"frame {index + 1} without position, orientation or pixel spacing",
+                    expected="all frames to have them",
+                    do="get the file again from its source",
+                )
             return None
         thickness = number(size, "SliceThickness") if size is not None else None
-        planes.append(make_plane(f"{path} frame {index + 1}", shape, position, orientation, spacing, thickness))
+        planes.append(
+            make_plane(f"{path} frame {index + 1}", shape, position, orientation, spacing, thickness=thickness)
+        )
     return planes
 
 
@@ -102,18 +112,35 @@ def _dose(dataset: Dataset, path: str | Path, frames: int) -> list[Plane] | None
     if frames == 1 and (offsets is None or len(offsets) != 1):
         return [first]  # one frame taken out of a grid keeps the vector of the whole; its own place is known
     if offsets is None or len(offsets) != frames:
-        raise GeometryError(path, found=f"{0 if offsets is None else len(offsets)} values in Grid Frame Offset Vector",
-                            expected=f"{frames}, one per frame", do="get the dose again from the planning system")
+        raise GeometryError(
+            path,
+            found=f"{0 if offsets is None else len(offsets)} values in Grid Frame Offset Vector",
+            expected=f"{frames}, one per frame",
+            do="get the dose again from the planning system",
+        )
     along = np.asarray(offsets)
     if along[0] != 0:
         transverse = abs(abs(first.normal[2]) - 1) < 1e-4
         if not transverse or abs(along[0] - first.position[2]) > 0.1:
-            raise GeometryError(path, found=f"Grid Frame Offset Vector that starts at {along[0]:g}",
-                                expected=f"0, or the z of the first frame ({first.position[2]:g}) for transverse planes",
-                                do="get the dose again from the planning system")
+            raise GeometryError(
+                path,
+                found=f"Grid Frame Offset Vector that starts at {along[0]:g}",
+                expected=f"0, or the z of the first frame ({first.position[2]:g}) for transverse planes",
+                do="get the dose again from the planning system",
+            )
         along = (along - first.position[2]) * np.sign(first.normal[2])
-    return [Plane(f"{path} frame {index + 1}", first.shape, first.position + offset * first.normal, first.along_row,
-                  first.along_column, first.spacing, first.thickness) for index, offset in enumerate(along)]
+    return [
+        Plane(
+            f"{path} frame {index + 1}",
+            first.shape,
+            first.position + offset * first.normal,
+            first.along_row,
+            first.along_column,
+            first.spacing,
+            first.thickness,
+        )
+        for index, offset in enumerate(along)
+    ]
 
 
 def _reconstructed(dataset: Dataset, path: str | Path, frames: int) -> list[Plane] | None:
@@ -131,15 +158,24 @@ def _reconstructed(dataset: Dataset, path: str | Path, frames: int) -> list[Plan
         return None
     shape = (int(dataset.Rows), int(dataset.Columns))
     slices = vector if isinstance(vector, list) and len(vector) == frames else range(1, frames + 1)
-    first = make_plane(str(path), shape, position, orientation, spacing, number(dataset, "SliceThickness"))
+    first = make_plane(str(path), shape, position, orientation, spacing, thickness=number(dataset, "SliceThickness"))
     # A negative distance means that the slices go against the normal (C.8.4.15.1.1 is silent; vendors write it so).
-    return [Plane(f"{path} frame {index + 1}", shape, first.position + (int(place) - 1) * step * first.normal,
-                  first.along_row, first.along_column, first.spacing, first.thickness)
-            for index, place in enumerate(slices)]
+    return [
+        Plane(
+            f"{path} frame {index + 1}",
+            shape,
+            first.position + (int(place) - 1) * step * first.normal,
+            first.along_row,
+            first.along_column,
+            first.spacing,
+            first.thickness,
+        )
+        for index, place in enumerate(slices)
+    ]
 
 
 def flat_spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, tuple[Note, ...]]:
-    """Pixel size in mm (rows, columns) of an image without a position, with notes on what it is worth; None if unknown."""
+    """Pixel size in mm (rows, columns) of an image without a position, or None, with notes on what it is worth."""
     spacing, notes = numbers(dataset, "PixelSpacing", 2), []
     if spacing is not None and min(spacing) > 0:
         kind = str(plain(dataset, "PixelSpacingCalibrationType") or "")

@@ -79,6 +79,7 @@ def make_plane(
     position: Sequence[float],
     orientation: Sequence[float],
     spacing: Sequence[float],
+    *,
     thickness: float | None = None,
 ) -> Plane:
     """A `Plane` from the numbers of a header.
@@ -92,14 +93,20 @@ def make_plane(
     if place.shape != (3,) or not np.isfinite(place).all():
         raise GeometryError(name, found=f"Image Position (Patient) {_numbers(place)}", expected="three finite numbers")
     if cosines.shape != (6,) or not np.isfinite(cosines).all():
-        raise GeometryError(name, found=f"Image Orientation (Patient) {_numbers(cosines)}", expected="six finite numbers")
+        raise GeometryError(
+            name, found=f"Image Orientation (Patient) {_numbers(cosines)}", expected="six finite numbers"
+        )
     if steps.shape != (2,) or not (np.isfinite(steps).all() and (steps > 0).all()):
         raise GeometryError(name, found=f"Pixel Spacing {_numbers(steps)}", expected="two positive numbers in mm")
     row, column = cosines[:3], cosines[3:]
     error = max(abs(row @ row - 1), abs(column @ column - 1), abs(row @ column))
     if error > _COSINE_REPAIRABLE:
-        raise GeometryError(name, found=f"Image Orientation (Patient) {_numbers(cosines)}",
-                            expected="two unit vectors at a right angle", do="repair the header or leave the file out")
+        raise GeometryError(
+            name,
+            found=f"Image Orientation (Patient) {_numbers(cosines)}",
+            expected="two unit vectors at a right angle",
+            do="repair the header or leave the file out",
+        )
     if error > _COSINE_ROUNDING:
         row = row / np.linalg.norm(row)
         column = column - (column @ row) * row
@@ -157,8 +164,12 @@ def check_parallel(planes: Sequence[Plane], limits: ReadLimits) -> None:
             mine, theirs = (_numbers([*p.along_row, *p.along_column]) for p in (plane, first))
         else:
             continue
-        raise GeometryError(plane.name, found=f"{what} {mine} while {first.name} has {theirs}",
-                            expected=f"one {what} in a volume", do="open the parts apart: list_series tells them apart")
+        raise GeometryError(
+            plane.name,
+            found=f"{what} {mine} while {first.name} has {theirs}",
+            expected=f"one {what} in a volume",
+            do="open the parts apart: list_series tells them apart",
+        )
 
 
 def positions(planes: Sequence[Plane], limits: ReadLimits) -> list[list[int]]:
@@ -177,9 +188,12 @@ def positions(planes: Sequence[Plane], limits: ReadLimits) -> list[list[int]]:
         if groups and distances[plane] - distances[groups[-1][0]] < limits.origin_tolerance_mm:
             gap = float(np.linalg.norm(offsets[plane] - offsets[groups[-1][0]]))
             if gap > max(10 * limits.origin_tolerance_mm, _INVISIBLE_PIXELS * min(planes[0].spacing)):
-                raise GeometryError(planes[plane].name, expected="one slice per plane of a volume",
-                                    found=f"a slice beside {planes[groups[-1][0]].name}, {gap:.2f} mm away in one plane",
-                                    do="open the files one by one")
+                raise GeometryError(
+                    planes[plane].name,
+                    expected="one slice per plane of a volume",
+                    found=f"a slice beside {planes[groups[-1][0]].name}, {gap:.2f} mm away in one plane",
+                    do="open the files one by one",
+                )
             groups[-1].append(plane)
         else:
             groups.append([plane])
@@ -224,26 +238,41 @@ def stack(planes: Sequence[Plane], where: str, limits: ReadLimits, *, sparse: bo
         places = np.rint(distances / step).astype(int)
     uneven = float(np.abs(distances - places * distances[-1] / places[-1]).max())
     off_line, tilt = _leaning(offsets, distances, normal)
-    notes: list[Note] = []
     irregular = uneven > max(limits.gap_tolerance * step, limits.origin_tolerance_mm)
     crooked = off_line > max(_INVISIBLE_PIXELS * min(planes[0].spacing), limits.origin_tolerance_mm)
     reach = float(np.linalg.norm(offsets[-1] - distances[-1] * normal))
     tilted = tilt > limits.tilt_tolerance_degrees and reach > _INVISIBLE_PIXELS * min(planes[0].spacing)
     if irregular or crooked:
         _complain(planes, distances, step, where, limits, crooked=crooked and not irregular, off_line=off_line)
-        notes.append(Note(Act.RESAMPLED, _irregular_note(distances, step, crooked, off_line)))
-    elif uneven > limits.origin_tolerance_mm:
-        notes.append(Note(Act.REPAIRED, f"slice distances vary from {np.diff(distances).min():.4g} to "
-                          f"{np.diff(distances).max():.4g} mm: set on an even grid, no slice moved more than {uneven:.2g} mm"))
+        notes = [Note(Act.RESAMPLED, _irregular_note(distances, step, crooked, off_line))]
+    else:
+        notes = _repair_notes(distances, uneven, limits)
     if tilted and not crooked:
         notes.append(_tilt_note(tilt, where, limits))
     if irregular or crooked or (tilted and limits.tilt == "resample"):
-        return _resampled(planes, offsets, distances, step if irregular else distances[-1] / places[-1],
-                          places[-1] + 1, notes, irregular=irregular)
+        return _resampled(
+            planes,
+            offsets,
+            distances,
+            step if irregular else distances[-1] / places[-1],
+            count=int(places[-1]) + 1,
+            notes=notes,
+            irregular=irregular,
+        )
     order = np.full(places[-1] + 1, -1)
     order[places] = np.arange(len(planes))
     affine = planes[0].affine(offsets[-1] / places[-1])
-    return Stack(tuple(int(index) for index in order), Grid((len(order), *planes[0].shape), affine=affine), None, tuple(notes))
+    return Stack(
+        tuple(int(index) for index in order), Grid((len(order), *planes[0].shape), affine=affine), None, tuple(notes)
+    )
+
+
+def _repair_notes(distances: Vector, uneven: float, limits: ReadLimits) -> list[Note]:
+    if uneven <= limits.origin_tolerance_mm:
+        return []
+    gaps = np.diff(distances)
+    text = f"slice distances vary from {gaps.min():.4g} to {gaps.max():.4g} mm: set on an even grid"
+    return [Note(Act.REPAIRED, f"{text}, no slice moved more than {uneven:.2g} mm")]
 
 
 def _sparse_step(gaps: Vector, thickness: float | None) -> float:
@@ -263,35 +292,55 @@ def _divides(step: float, gaps: Vector) -> bool:
 
 
 def _leaning(offsets: Vector, distances: Vector, normal: Vector) -> tuple[float, float]:
-    """Largest distance in mm of an origin from the line through first and last, and the angle of that line in degrees."""
+    """Largest distance in mm of an origin from the line through first and last, and its angle in degrees."""
     in_plane = offsets - distances[:, None] * normal
     slope = in_plane[-1] / distances[-1]
     off_line = float(np.linalg.norm(in_plane - distances[:, None] * slope, axis=1).max())
     return off_line, float(np.degrees(np.arctan(np.linalg.norm(slope))))
 
 
-def _complain(planes: Sequence[Plane], distances: Vector, step: float, where: str, limits: ReadLimits, *,
-              crooked: bool, off_line: float) -> None:
+def _complain(
+    planes: Sequence[Plane],
+    distances: Vector,
+    step: float,
+    where: str,
+    limits: ReadLimits,
+    *,
+    crooked: bool,
+    off_line: float,
+) -> None:
     """Raise the error for uneven slices, unless they are to be resampled."""
     if limits.irregular == "resample":
         return
     do = 'supply the files, or read with read_limits(irregular="resample")'
     if crooked:
-        raise GeometryError(where, found=f"slice origins up to {off_line:.2f} mm off a straight line",
-                            expected="slices above each other", do='read with read_limits(irregular="resample")')
+        raise GeometryError(
+            where,
+            found=f"slice origins up to {off_line:.2f} mm off a straight line",
+            expected="slices above each other",
+            do='read with read_limits(irregular="resample")',
+        )
     missing = missing_distances(distances, step, limits.gap_tolerance)
     if missing:
         gap = int(np.argmax(np.diff(distances)))
         places = ", ".join(_place(planes, distances, value) for value in missing[:4])
         more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
-        raise GeometryError(where, found=f"{len(missing)} missing slice{'s' if len(missing) > 1 else ''} at {places}{more} (the first wide gap "
-                            f"is between {planes[gap].name} and {planes[gap + 1].name})",
-                            expected=f"a slice every {step:.4g} mm", do=do)
+        raise GeometryError(
+            where,
+            found=f"{len(missing)} missing slice{'s' if len(missing) > 1 else ''} at {places}{more} (the widest gap is "
+            f"between {planes[gap].name} and {planes[gap + 1].name})",
+            expected=f"a slice every {step:.4g} mm",
+            do=do,
+        )
     gaps = np.diff(distances)
     worst = int(np.argmax(np.abs(gaps - step)))
-    raise GeometryError(where, found=f"uneven slice distances from {gaps.min():.4g} to {gaps.max():.4g} mm, the worst between "
-                        f"{planes[worst].name} and {planes[worst + 1].name}",
-                        expected=f"{step:.4g} mm everywhere", do='read with read_limits(irregular="resample")')
+    raise GeometryError(
+        where,
+        found=f"uneven slice distances from {gaps.min():.4g} to {gaps.max():.4g} mm, the worst between "
+        f"{planes[worst].name} and {planes[worst + 1].name}",
+        expected=f"{step:.4g} mm everywhere",
+        do='read with read_limits(irregular="resample")',
+    )
 
 
 def _place(planes: Sequence[Plane], distances: Vector, value: float) -> str:
@@ -321,16 +370,31 @@ def _irregular_note(distances: Vector, step: float, crooked: bool, off_line: flo
 
 def _tilt_note(tilt: float, where: str, limits: ReadLimits) -> Note:
     if limits.tilt == "refuse":
-        raise GeometryError(where, found=f"a gantry tilt of {tilt:.1f} degrees", expected="slices above each other",
-                            do='read with read_limits(tilt="resample") or tilt="keep"')
+        raise GeometryError(
+            where,
+            found=f"a gantry tilt of {tilt:.1f} degrees",
+            expected="slices above each other",
+            do='read with read_limits(tilt="resample") or tilt="keep"',
+        )
     if limits.tilt == "keep":
         return Note(Act.NOTED, f"gantry tilt of {tilt:.1f} degrees: the affine is sheared")
-    return Note(Act.RESAMPLED, f"gantry tilt of {tilt:.1f} degrees: slices shifted in their plane (linear) onto an "
-                "orthogonal grid; what lies outside every slice has the lowest value")
+    return Note(
+        Act.RESAMPLED,
+        f"gantry tilt of {tilt:.1f} degrees: slices shifted in their plane (linear) onto an "
+        "orthogonal grid; what lies outside every slice has the lowest value",
+    )
 
 
-def _resampled(planes: Sequence[Plane], offsets: Vector, distances: Vector, step: float, count: int,
-               notes: list[Note], *, irregular: bool) -> Stack:
+def _resampled(
+    planes: Sequence[Plane],
+    offsets: Vector,
+    distances: Vector,
+    step: float,
+    *,
+    count: int,
+    notes: list[Note],
+    irregular: bool,
+) -> Stack:
     """The orthogonal grid that covers every slice, and where each slice lies on it."""
     first = planes[0]
     if irregular:
@@ -339,13 +403,17 @@ def _resampled(planes: Sequence[Plane], offsets: Vector, distances: Vector, step
         targets = np.arange(count) * step
     else:
         targets = distances
-    in_plane = np.stack([offsets @ first.along_column / first.spacing[0], offsets @ first.along_row / first.spacing[1]], 1)
+    in_plane = np.stack(
+        [offsets @ first.along_column / first.spacing[0], offsets @ first.along_row / first.spacing[1]], 1
+    )
     corner = np.floor(in_plane.min(axis=0) + 1e-6)
     shape = np.array(first.shape) + np.ceil((in_plane - corner).max(axis=0) - 1e-6).astype(int)
     affine = first.affine(first.normal * step)
     affine[:3, 3] += affine[:3, 1] * corner[0] + affine[:3, 2] * corner[1]
     grid = Grid((count, int(shape[0]), int(shape[1])), affine=affine)
-    resampling = Resampling(in_plane - corner, distances, targets, (int(shape[0]), int(shape[1])))
+    resampling = Resampling(
+        in_plane - corner, distances, np.asarray(targets, np.float64), (int(shape[0]), int(shape[1]))
+    )
     return Stack(tuple(range(len(planes))), grid, resampling, tuple(notes))
 
 

@@ -52,18 +52,42 @@ _WHOLE_SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 # Image.meta key -> DICOM keyword
 _META = {
-    "modality": "Modality", "patient_id": "PatientID", "sex": "PatientSex", "age": "PatientAge",
-    "study_uid": "StudyInstanceUID", "series_uid": "SeriesInstanceUID", "sop_uid": "SOPInstanceUID",
-    "frame_of_reference_uid": "FrameOfReferenceUID", "study_date": "StudyDate", "study_description": "StudyDescription",
-    "series_description": "SeriesDescription", "series_number": "SeriesNumber", "manufacturer": "Manufacturer",
-    "model": "ManufacturerModelName", "institution": "InstitutionName", "body_part": "BodyPartExamined",
-    "laterality": "ImageLaterality", "view": "ViewPosition", "patient_position": "PatientPosition",
-    "protocol": "ProtocolName", "kernel": "ConvolutionKernel", "kvp": "KVP", "echo_time": "EchoTime",
-    "repetition_time": "RepetitionTime", "field_strength": "MagneticFieldStrength", "sequence": "SequenceName",
-    "contrast_agent": "ContrastBolusAgent", "slice_thickness": "SliceThickness", "image_type": "ImageType",
-    "photometric": "PhotometricInterpretation", "bits_stored": "BitsStored", "bits_allocated": "BitsAllocated",
-    "burned_in_annotation": "BurnedInAnnotation", "lossy": "LossyImageCompression",
-    "pixel_padding_value": "PixelPaddingValue", "detector_tilt": "GantryDetectorTilt",
+    "modality": "Modality",
+    "patient_id": "PatientID",
+    "sex": "PatientSex",
+    "age": "PatientAge",
+    "study_uid": "StudyInstanceUID",
+    "series_uid": "SeriesInstanceUID",
+    "sop_uid": "SOPInstanceUID",
+    "frame_of_reference_uid": "FrameOfReferenceUID",
+    "study_date": "StudyDate",
+    "study_description": "StudyDescription",
+    "series_description": "SeriesDescription",
+    "series_number": "SeriesNumber",
+    "manufacturer": "Manufacturer",
+    "model": "ManufacturerModelName",
+    "institution": "InstitutionName",
+    "body_part": "BodyPartExamined",
+    "laterality": "ImageLaterality",
+    "view": "ViewPosition",
+    "patient_position": "PatientPosition",
+    "protocol": "ProtocolName",
+    "kernel": "ConvolutionKernel",
+    "kvp": "KVP",
+    "echo_time": "EchoTime",
+    "repetition_time": "RepetitionTime",
+    "field_strength": "MagneticFieldStrength",
+    "sequence": "SequenceName",
+    "contrast_agent": "ContrastBolusAgent",
+    "slice_thickness": "SliceThickness",
+    "image_type": "ImageType",
+    "photometric": "PhotometricInterpretation",
+    "bits_stored": "BitsStored",
+    "bits_allocated": "BitsAllocated",
+    "burned_in_annotation": "BurnedInAnnotation",
+    "lossy": "LossyImageCompression",
+    "pixel_padding_value": "PixelPaddingValue",
+    "detector_tilt": "GantryDetectorTilt",
 }
 
 
@@ -75,11 +99,17 @@ def guarded(path: str | Path, doing: str) -> Iterator[None]:
     except VesaliusError:
         raise
     except MemoryError as error:
-        raise ResourceError(f"{path}: not enough memory for {doing}; read a smaller part or free some memory") from error
+        raise ResourceError(
+            f"{path}: not enough memory for {doing}; read a smaller part or free some memory"
+        ) from error
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableFile(path, found=f"{doing} failed: {reason[:200]}", expected="an intact DICOM file",
-                             do="get the file again from its source") from error
+        raise UnreadableFile(
+            path,
+            found=f"{doing} failed: {reason[:200]}",
+            expected="an intact DICOM file",
+            do="get the file again from its source",
+        ) from error
 
 
 def read_header(path: str | Path, tags: Sequence[str] | None = None) -> Dataset:
@@ -121,10 +151,13 @@ def _read(path: Path, *, tags: Sequence[str] | None, pixels: bool, inflate_limit
         file.seek(0 if start == 132 else start)
         # pydicom looks for the preamble from the very start, so a stray byte has to be out of its sight.
         source = BytesIO(file.read()) if start == 1 else file
-        dataset = dcmread(source, force=True, stop_before_pixels=not pixels,
-                          specific_tags=None if tags is None else list(tags))
+        dataset = dcmread(
+            source, force=True, stop_before_pixels=not pixels, specific_tags=None if tags is None else list(tags)
+        )
         if not dataset:
-            raise UnreadableFile(path, found="a DICOM header without a data set", do="get the file again from its source")
+            raise UnreadableFile(
+                path, found="a DICOM header without a data set", do="get the file again from its source"
+            )
     _settle_syntax(dataset)
     return dataset
 
@@ -149,7 +182,8 @@ def _settle_syntax(dataset: Dataset) -> None:
 def stray_byte(path: str | Path) -> bool:
     """Whether one byte stands before the first data element, which reading skips."""
     with Path(path).open("rb") as file:
-        return dicom_start(file.read(_HEAD_BYTES)) == 1
+        head: bytes = file.read(_HEAD_BYTES)
+    return bool(dicom_start(head) == 1)
 
 
 def _check_inflated(path: Path, limit: int) -> None:
@@ -168,9 +202,12 @@ def _check_inflated(path: Path, limit: int) -> None:
                 total += len(inflater.decompress(piece, 1 << 20))
                 piece = inflater.unconsumed_tail
                 if total > limit:
-                    raise LimitError(path, found=f"a deflated data set of more than {show_bytes(limit)}",
-                                     expected=f"at most {show_bytes(limit)}",
-                                     do="if the file is to be trusted, raise the limit with read_limits(max_file_bytes=...)")
+                    raise LimitError(
+                        path,
+                        found=f"a deflated data set of more than {show_bytes(limit)}",
+                        expected=f"at most {show_bytes(limit)}",
+                        do="if the file is to be trusted, raise the limit with read_limits(max_file_bytes=...)",
+                    )
 
 
 def has_pixels(dataset: Dataset) -> bool:
@@ -187,8 +224,12 @@ def refusal(dataset: Dataset, path: str | Path) -> UnreadableFile | None:
     if "DirectoryRecordSequence" in dataset:
         return UnreadableFile(path, found="a DICOMDIR", expected="an image", do="open its folder")
     if sop_class == _WHOLE_SLIDE:
-        return UnreadableFile(path, found="a whole-slide image", expected="an image of one field of view",
-                              do="whole slides are read tile by tile, not by this door")
+        return UnreadableFile(
+            path,
+            found="a whole-slide image",
+            expected="an image of one field of view",
+            do="whole slides are read tile by tile, not by this door",
+        )
     if "Rows" not in dataset or "Columns" not in dataset:
         return UnreadableFile(path, found=f"{_name_of(sop_class)} without rows and columns", expected="an image")
     return None
@@ -285,10 +326,16 @@ def frame_count(dataset: Dataset, path: str | Path) -> int:
         if element is None:
             return 1
         raw = element.value
-        text = (raw.decode("ascii", "replace") if isinstance(raw, bytes) else str(raw if raw is not None else "")).strip(" \x00")
+        text = (
+            raw.decode("ascii", "replace") if isinstance(raw, bytes) else str(raw if raw is not None else "")
+        ).strip(" \x00")
     if text in ("", "None", "0"):
         return 1  # written by some secondary captures for a single frame
     if not re.fullmatch(r"\+?\d+", text):
-        raise UnreadableFile(path, found=f"Number of Frames {text!r}", expected="a positive whole number",
-                             do="repair the header or get the file again")
+        raise UnreadableFile(
+            path,
+            found=f"Number of Frames {text!r}",
+            expected="a positive whole number",
+            do="repair the header or get the file again",
+        )
     return int(text)

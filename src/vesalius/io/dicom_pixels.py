@@ -1,7 +1,9 @@
 """Encoded DICOM pixels to arrays: every transfer syntax, colour to RGB, nothing believed that cannot be checked.
 
 Sources: PS3.5 section 8 and annex A (encodings), PS3.3 C.7.6.3 (Image Pixel module). Decoding is pydicom's, with the
-plug-in chosen per syntax; 12-bit JPEG, which none of them reads, goes to libjpeg-turbo through imagecodecs.
+plug-in chosen per syntax, save where a damaged stream would take the process with it (GDCM's lossless JPEG aborts, the
+Rust RLE decoder panics) or where no plug-in reads it (12-bit JPEG): there it is libjpeg-turbo and PackBits through
+imagecodecs, which report errors.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +26,12 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _JPEG_BASELINE, _JPEG_EXTENDED = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"
+_JPEG_LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 _RLE = "1.2.840.10008.1.2.5"
 # The plug-in whose result agreed with the uncompressed twins of the test files, per syntax.
 _PLUGIN = {
     _JPEG_BASELINE: "pillow",
     _JPEG_EXTENDED: "pillow",
-    "1.2.840.10008.1.2.4.57": "gdcm",
-    "1.2.840.10008.1.2.4.70": "gdcm",
     "1.2.840.10008.1.2.4.80": "pyjpegls",
     "1.2.840.10008.1.2.4.81": "pyjpegls",
     "1.2.840.10008.1.2.4.90": "pylibjpeg",
@@ -38,11 +39,18 @@ _PLUGIN = {
     "1.2.840.10008.1.2.4.201": "pylibjpeg",
     "1.2.840.10008.1.2.4.202": "pylibjpeg",
     "1.2.840.10008.1.2.4.203": "pylibjpeg",
-    _RLE: "pylibjpeg",
 }
-_VIDEO = ("1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.101", "1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.103",
-          "1.2.840.10008.1.2.4.104", "1.2.840.10008.1.2.4.105", "1.2.840.10008.1.2.4.106", "1.2.840.10008.1.2.4.107",
-          "1.2.840.10008.1.2.4.108")
+_VIDEO = (
+    "1.2.840.10008.1.2.4.100",
+    "1.2.840.10008.1.2.4.101",
+    "1.2.840.10008.1.2.4.102",
+    "1.2.840.10008.1.2.4.103",
+    "1.2.840.10008.1.2.4.104",
+    "1.2.840.10008.1.2.4.105",
+    "1.2.840.10008.1.2.4.106",
+    "1.2.840.10008.1.2.4.107",
+    "1.2.840.10008.1.2.4.108",
+)
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
 
@@ -68,10 +76,8 @@ def decode(dataset: Dataset, path: str | Path, limits: ReadLimits, *, workers: i
     with guarded(path, f"decoding the pixels ({syntax.name})"):
         if "PixelData" not in dataset:
             return _floats(dataset, path, (frames, rows, columns))
-        if syntax.is_encapsulated:
-            pixels = _encapsulated(dataset, path, frames, workers)
-        else:
-            pixels = _native(dataset, path)
+        native = not syntax.is_encapsulated
+        pixels = _native(dataset, path) if native else _encapsulated(dataset, path, frames, workers)
         pixels = pixels.reshape(frames, rows, columns, -1)
         if photometric == "PALETTE COLOR":
             pixels = _palette(pixels[..., 0], dataset)
@@ -88,21 +94,29 @@ def _check_header(dataset: Dataset, path: str | Path) -> str:
 
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     if syntax.startswith(_VIDEO):
-        raise UnreadableFile(path, found=f"a video stream ({syntax.name})", expected="still frames",
-                             do="open it as a clip")
+        raise UnreadableFile(
+            path, found=f"a video stream ({syntax.name})", expected="still frames", do="open it as a clip"
+        )
     if not syntax.is_transfer_syntax:
-        raise UnreadableFile(path, found=f"transfer syntax {syntax}", expected="one of PS3.5 annex A",
-                             do="convert the file to Explicit VR Little Endian")
+        raise UnreadableFile(
+            path,
+            found=f"transfer syntax {syntax}",
+            expected="one of PS3.5 annex A",
+            do="convert the file to Explicit VR Little Endian",
+        )
     if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise UnreadableFile(path, found="an image header without pixel data", do="get the whole file from its source")
     rows, columns = (int(dataset.get(keyword) or 0) for keyword in ("Rows", "Columns"))
     if rows < 1 or columns < 1:
-        raise UnreadableFile(path, found=f"an image of {rows} rows and {columns} columns", expected="at least one of each")
+        raise UnreadableFile(
+            path, found=f"an image of {rows} rows and {columns} columns", expected="at least one of each"
+        )
     photometric = str(dataset.get("PhotometricInterpretation", "") or "MONOCHROME2").strip()
     samples = int(dataset.get("SamplesPerPixel", 1) or 1)
     if photometric not in _GREY + _COLOUR:
-        raise UnreadableFile(path, found=f"photometric interpretation {photometric!r}",
-                             expected=", ".join(_GREY + _COLOUR))
+        raise UnreadableFile(
+            path, found=f"photometric interpretation {photometric!r}", expected=", ".join(_GREY + _COLOUR)
+        )
     wanted = 1 if photometric in (*_GREY, "PALETTE COLOR") else 3
     if samples != wanted:
         raise UnreadableFile(path, found=f"{samples} samples per pixel for {photometric}", expected=str(wanted))
@@ -121,7 +135,7 @@ def _floats(dataset: Dataset, path: str | Path, shape: tuple[int, int, int]) -> 
 
 
 def _native(dataset: Dataset, path: str | Path) -> NDArray[Any]:
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import as_pixel_options, get_expected_length
 
     expected, actual = get_expected_length(dataset), len(dataset.PixelData)
@@ -137,20 +151,28 @@ def _native(dataset: Dataset, path: str | Path) -> NDArray[Any]:
 
 
 def _too_short(path: str | Path, actual: int, expected: int) -> UnreadableFile:
-    return UnreadableFile(path, found=f"{actual} bytes of pixel data", expected=f"{expected}",
-                          do="the file is truncated: get it again from its source")
+    return UnreadableFile(
+        path,
+        found=f"{actual} bytes of pixel data",
+        expected=f"{expected}",
+        do="the file is truncated: get it again from its source",
+    )
 
 
 def _encapsulated(dataset: Dataset, path: str | Path, frames: int, workers: int) -> NDArray[Any]:
     from pydicom.encaps import generate_frames
 
-    extended = {}
+    extended: dict[str, Any] = {}
     if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
         extended["extended_offsets"] = (dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths)
     pieces = list(generate_frames(dataset.PixelData, number_of_frames=frames, **extended))
     if len(pieces) < frames:
-        raise UnreadableFile(path, found=f"{len(pieces)} encoded frames", expected=f"{frames}",
-                             do="the file is truncated: get it again from its source")
+        raise UnreadableFile(
+            path,
+            found=f"{len(pieces)} encoded frames",
+            expected=f"{frames}",
+            do="the file is truncated: get it again from its source",
+        )
     one = _frame_decoder(dataset, path)
     if workers > 1 and frames > 1:
         with ThreadPoolExecutor(workers) as pool:
@@ -164,53 +186,98 @@ def _encapsulated(dataset: Dataset, path: str | Path, frames: int, workers: int)
 
 
 def _frame_decoder(dataset: Dataset, path: str | Path) -> Callable[[bytes], NDArray[Any]]:
-    """A function from one encoded frame to its pixels ``(Y, X)`` or ``(Y, X, 3)``; safe to call from several threads."""
+    """A function from one encoded frame to its pixels ``(Y, X)`` or ``(Y, X, 3)``; several threads may call it."""
     from pydicom.encaps import encapsulate
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.pixels.utils import as_pixel_options
 
-    _hush()
     syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax == _RLE:
+        return partial(_run_length, dataset=dataset)
+    size = (int(dataset.Rows), int(dataset.Columns))
+    turbo = syntax in _JPEG_LOSSLESS or (syntax == _JPEG_EXTENDED and int(dataset.get("BitsStored", 8)) > 8)
     decoder = get_decoder(syntax)
     options = as_pixel_options(dataset)
     options.update(number_of_frames=1, pixel_keyword="PixelData")
     options.pop("extended_offsets", None)
-    size = (int(dataset.Rows), int(dataset.Columns))
-    twelve_bits = syntax == _JPEG_EXTENDED and int(dataset.get("BitsStored", 8)) > 8
 
     def one(frame: bytes) -> NDArray[Any]:
-        if syntax != _RLE:
-            _check_stream(frame, size, path)
-        if twelve_bits:
-            return _twelve_bit_jpeg(frame)
-        pixels, facts = decoder.as_array(encapsulate([frame], has_bot=False), decoding_plugin=_PLUGIN.get(syntax, ""),
-                                         **options)
+        _check_stream(frame, size, path)
+        if turbo:
+            return _turbo_jpeg(frame, dataset)
+        pixels, facts = decoder.as_array(
+            encapsulate([frame], has_bot=False), decoding_plugin=_PLUGIN.get(syntax, ""), **options
+        )
         return _rgb(pixels, str(facts["photometric_interpretation"]))
 
     return one
 
 
-def _twelve_bit_jpeg(frame: bytes) -> NDArray[Any]:
+def _turbo_jpeg(frame: bytes, dataset: Dataset) -> NDArray[Any]:
+    """Lossless and 12-bit JPEG (ITU-T T.81 annexes G and H); colours as they are stored, then to RGB."""
     import imagecodecs
 
-    return np.asarray(imagecodecs.jpeg8_decode(frame))
+    colour = int(dataset.get("SamplesPerPixel", 1) or 1) == 3
+    same: dict[str, Any] = {"colorspace": "RGB", "outcolorspace": "RGB"} if colour else {}
+    pixels = np.asarray(imagecodecs.jpeg8_decode(frame, **same))
+    if int(dataset.get("PixelRepresentation") or 0) == 1:
+        # The stream knows no sign: what it holds is the two's complement of Bits Stored.
+        spare = 8 * pixels.dtype.itemsize - int(dataset.BitsStored)
+        pixels = (pixels << spare).view(pixels.dtype.str.replace("u", "i")) >> spare
+    return _rgb(pixels, str(dataset.get("PhotometricInterpretation", "")))
+
+
+def _run_length(frame: bytes, *, dataset: Dataset) -> NDArray[Any]:
+    """RLE Lossless (PS3.5 annex G): one PackBits segment per byte of a sample, the most significant first."""
+    import imagecodecs
+
+    rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel", 1) or 1)
+    wide = int(dataset.BitsAllocated) // 8
+    if len(frame) < 64:
+        raise ValueError(f"RLE frame of {len(frame)} bytes, its header alone has 64")
+    count, *offsets = struct.unpack("<16I", frame[:64])
+    if count != samples * wide:
+        raise ValueError(f"RLE frame of {count} segments, {samples} samples of {wide} bytes need {samples * wide}")
+    ends = [*offsets[1:count], len(frame)]
+    planes = np.empty((samples, rows, columns, wide), np.uint8)
+    for index, (start, end) in enumerate(zip(offsets[:count], ends, strict=True)):
+        if not 64 <= start < end <= len(frame):
+            raise ValueError(f"RLE segment {index + 1} from byte {start} to {end} of {len(frame)}")
+        decoded = imagecodecs.packbits_decode(frame[start:end])
+        if len(decoded) < rows * columns:
+            raise ValueError(f"RLE segment {index + 1} holds {len(decoded)} of {rows * columns} pixels")
+        sample, place = divmod(index, wide)
+        planes[sample, :, :, wide - 1 - place] = np.frombuffer(decoded, np.uint8, rows * columns).reshape(rows, columns)
+    signed = int(dataset.get("PixelRepresentation") or 0) == 1
+    values = planes.view(np.dtype(f"<{'i' if signed else 'u'}{wide}"))[..., 0]
+    pixels = values[0] if samples == 1 else np.moveaxis(values, 0, -1)
+    return _rgb(pixels, str(dataset.get("PhotometricInterpretation", "")))
 
 
 def _check_stream(frame: bytes, size: tuple[int, int], path: str | Path) -> None:
     """Refuse a code stream that breaks off, or whose own size differs from the header (decoders allocate by it)."""
     if frame.rfind(b"\xff\xd9", len(frame) // 2) < 0:
-        raise UnreadableFile(path, found="an encoded frame without its end marker", expected="FFD9",
-                             do="the file is truncated: get it again from its source")
+        raise UnreadableFile(
+            path,
+            found="an encoded frame without its end marker",
+            expected="FFD9",
+            do="the file is truncated: get it again from its source",
+        )
     found = stream_size(frame)
     if found is not None and found != size:
-        raise UnreadableFile(path, found=f"an encoded frame of {found[0]} rows and {found[1]} columns",
-                             expected=f"{size[0]} and {size[1]} as in the header", do="get the file again from its source")
+        raise UnreadableFile(
+            path,
+            found=f"an encoded frame of {found[0]} rows and {found[1]} columns",
+            expected=f"{size[0]} and {size[1]} as in the header",
+            do="get the file again from its source",
+        )
 
 
 def stream_size(frame: bytes) -> tuple[int, int] | None:
     """(rows, columns) that a JPEG, JPEG-LS or JPEG 2000 code stream declares; None if no such header is found.
 
-    JPEG and JPEG-LS: the start-of-frame segment (ITU-T T.81 B.2.2, T.87 C.2.2). JPEG 2000: the SIZ segment (T.800 A.5.1).
+    JPEG and JPEG-LS: the start-of-frame segment (ITU-T T.81 B.2.2, T.87 C.2.2). JPEG 2000: the SIZ segment (T.800
+    A.5.1).
     """
     start = frame.find(b"\xff\x4f\xff\x51", 0, 512)
     if start >= 0:
@@ -247,13 +314,3 @@ def _palette(stored: NDArray[Any], dataset: Dataset) -> NDArray[Any]:
     from pydicom.pixels.processing import apply_color_lut
 
     return np.stack([apply_color_lut(frame, dataset)[..., :3] for frame in stored])
-
-
-@cache
-def _hush() -> None:
-    """GDCM writes its warnings to the terminal; what matters is checked on this side."""
-    import gdcm
-
-    gdcm.Trace.WarningOff()
-    gdcm.Trace.ErrorOff()
-    gdcm.Trace.DebugOff()

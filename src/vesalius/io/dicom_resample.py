@@ -59,8 +59,16 @@ def _placed(pixels: NDArray[Any], plan: Resampling, index: int, fill: Any, *, ne
         placed[row : row + pixels.shape[0], column : column + pixels.shape[1]] = pixels
         return placed
     work = pixels if nearest else pixels.astype(np.float64)
-    return ndimage.affine_transform(work, np.ones(2), offset=-shift, output_shape=plan.shape, order=0 if nearest else 1,
-                                    mode="constant", cval=float(fill))
+    moved: NDArray[Any] = ndimage.affine_transform(
+        work,
+        np.ones(2),
+        offset=-shift,
+        output_shape=plan.shape,
+        order=0 if nearest else 1,
+        mode="constant",
+        cval=float(fill),
+    )
+    return moved
 
 
 def _as(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

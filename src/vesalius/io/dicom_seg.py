@@ -53,8 +53,11 @@ def read_segmentation(dataset: Dataset, path: str | Path, limits: ReadLimits, *,
     for index, (number, z) in enumerate(zip(numbers, places, strict=True)):
         channel = 0 if kind == "LABELMAP" else row_of[number]
         if (channel, z) in filled:
-            raise GeometryError(path, found=f"two frames of segment {number} at one position (frame {index + 1})",
-                                expected="one frame per segment and position")
+            raise GeometryError(
+                path,
+                found=f"two frames of segment {number} at one position (frame {index + 1})",
+                expected="one frame per segment and position",
+            )
         filled.add((channel, z))
         volume[channel, z] = _frame(stored[index], dataset, kind, path)
     labels: tuple[str, ...] = tuple(names.values())
@@ -66,8 +69,11 @@ def read_segmentation(dataset: Dataset, path: str | Path, limits: ReadLimits, *,
     if plan is not None and plan.resampling is not None:
         volume = resample(volume, plan.resampling, nearest=kind != "FRACTIONAL")
     pixels = volume[:, 0] if grid.ndim == 2 else volume
-    meta = {**gather_meta(dataset), "segments": [f"{number}: {name}" for number, name in names.items()],
-            "segmentation_type": kind.lower()}
+    meta = {
+        **gather_meta(dataset),
+        "segments": [f"{number}: {name}" for number, name in names.items()],
+        "segmentation_type": kind.lower(),
+    }
     unit = Unit.INTENSITY if kind == "FRACTIONAL" else Unit.LABEL
     return Image(grid, np.ascontiguousarray(pixels), unit, _distinct(labels), notes, meta, str(path))
 
@@ -94,21 +100,26 @@ def _frame_segments(dataset: Dataset, path: str | Path, frames: int, kind: str, 
         if number is None and len(names) == 1:
             number = next(iter(names))  # only one segment: the frame can belong to no other
         if number is None or int(number) not in names:
-            raise UnreadableFile(path, found=f"frame {index + 1} of segment {number}",
-                                 expected=f"one of the segments {sorted(names)}")
+            raise UnreadableFile(
+                path, found=f"frame {index + 1} of segment {number}", expected=f"one of the segments {sorted(names)}"
+            )
         found.append(int(number))
     return found
 
 
-def _slices(dataset: Dataset, path: str | Path, frames: int,
-            limits: ReadLimits) -> tuple[list[int], Grid, Stack | None, tuple[Note, ...]]:
+def _slices(
+    dataset: Dataset, path: str | Path, frames: int, limits: ReadLimits
+) -> tuple[list[int], Grid, Stack | None, tuple[Note, ...]]:
     """Slice index of each frame, and the grid; slices that no frame fills are background."""
     planes: list[Plane] | None = frame_planes(dataset, path, frames)
     if planes is None:
         if frames > 1:
-            raise GeometryError(path, found="segment frames without position, orientation or spacing",
-                                expected="Plane Position, Plane Orientation and Pixel Measures",
-                                do="write the segmentation again with its geometry")
+            raise GeometryError(
+                path,
+                found="segment frames without position, orientation or spacing",
+                expected="Plane Position, Plane Orientation and Pixel Measures",
+                do="write the segmentation again with its geometry",
+            )
         note = Note(Act.NOTED, "segmentation without a place in the patient")
         return [0], Grid((int(dataset.Rows), int(dataset.Columns))), None, (note,)
     check_parallel(planes, limits)
@@ -144,7 +155,9 @@ def _merged(volume: NDArray[Any], names: dict[int, str]) -> tuple[NDArray[Any], 
     for channel in volume:
         count += channel
     if count.max() > 1:
-        note = Note(Act.NOTED, f"segments overlap in {int((count > 1).sum())} voxels: one channel of 0 and 1 per segment")
+        note = Note(
+            Act.NOTED, f"segments overlap in {int((count > 1).sum())} voxels: one channel of 0 and 1 per segment"
+        )
         return volume, tuple(names.values()), (note,)
     merged = np.zeros((1, *volume.shape[1:]), np.uint8 if max(names) < 256 else np.uint16)
     for number, channel in zip(names, volume, strict=True):

@@ -22,12 +22,11 @@ if TYPE_CHECKING:
 # What a listing and the order of slices need; everything else is skipped while parsing.
 TAGS = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality", "SeriesDescription",
-    "StudyDescription", "SeriesNumber", "StudyDate", "PatientID", "PatientSex", "PatientAge", "PatientBirthDate",
-    "Manufacturer", "ManufacturerModelName", "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "ImageType",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SamplesPerPixel",
-    "PhotometricInterpretation", "FrameOfReferenceUID", "InstanceNumber", "AcquisitionNumber", "EchoTime", "EchoNumbers",
-    "TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime", "AcquisitionTime", "ContentTime", "ConvolutionKernel",
-    "FlipAngle", "InversionTime", "SequenceName",
+    "StudyDescription", "SeriesNumber", "StudyDate", "PatientID", "PatientSex", "PatientAge", "Manufacturer",
+    "ManufacturerModelName", "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "ImageType", "PixelSpacing",
+    "ImagePositionPatient", "ImageOrientationPatient", "InstanceNumber", "AcquisitionNumber", "EchoTime",
+    "EchoNumbers", "TemporalPositionIdentifier", "DiffusionBValue", "TriggerTime", "AcquisitionTime", "ContentTime",
+    "ConvolutionKernel", "FlipAngle", "InversionTime", "SequenceName",
 )  # fmt: skip
 # What may tell apart several images at one position, in this order, and what to call it.
 _TELLING = (
@@ -87,9 +86,14 @@ class Series:
         return min(self.shape) > 0
 
     def __str__(self) -> str:
-        text = f"{self.modality or '?'} {self.description!r}, {len(self.files)} file{'s' if len(self.files) != 1 else ''}"
-        return text + (f" of {self.shape[0]}x{self.shape[1]}" if self.has_pixels else "") + (
-            f" ({self.because})" if self.because else "")
+        text = (
+            f"{self.modality or '?'} {self.description!r}, {len(self.files)} file{'s' if len(self.files) != 1 else ''}"
+        )
+        return (
+            text
+            + (f" of {self.shape[0]}x{self.shape[1]}" if self.has_pixels else "")
+            + (f" ({self.because})" if self.because else "")
+        )
 
 
 def list_series(folder: str | Path, progress: Progress | None = None, *, workers: int | None = None) -> list[Series]:
@@ -120,7 +124,9 @@ def list_series(folder: str | Path, progress: Progress | None = None, *, workers
     return group_series(headers)
 
 
-def _in_parallel(function: Callable[[Path], Any], files: Sequence[Path], workers: int | None) -> Iterable[tuple[Path, Any]]:
+def _in_parallel(
+    function: Callable[[Path], Any], files: Sequence[Path], workers: int | None
+) -> Iterable[tuple[Path, Any]]:
     with ThreadPoolExecutor(workers or min(8, 2 * available_cores())) as pool:
         yield from zip(files, pool.map(function, files), strict=True)
 
@@ -131,7 +137,8 @@ def _header_or_reason(path: Path) -> Dataset | str | None:
         with path.open("rb") as file:
             if dicom_start(file.read(4096)) is None:
                 return None
-        return read_header(path, TAGS)
+        header: Dataset = read_header(path, TAGS)
+        return header
     except OSError as error:
         return f"{path}: {error.strerror or error}"
     except VesaliusError as error:
@@ -172,10 +179,16 @@ def files_of_directory(path: str | Path) -> list[Path]:
         parts = [str(part) for part in (name if isinstance(name, list) else [name])]
         file = _on_disk(path.parent, parts)
         if file is None:
-            raise UnreadableFile(path, found=f"the name of a missing file, {'/'.join(parts)}",
-                                 expected="every file that it names", do="copy the medium again")
+            raise UnreadableFile(
+                path,
+                found=f"the name of a missing file, {'/'.join(parts)}",
+                expected="every file that it names",
+                do="copy the medium again",
+            )
         if not file.resolve().is_relative_to(root):
-            raise UnreadableFile(path, found=f"the name {'/'.join(parts)}, outside its own folder", expected="files below it")
+            raise UnreadableFile(
+                path, found=f"the name {'/'.join(parts)}, outside its own folder", expected="files below it"
+            )
         found.append(file)
     if not found:
         raise UnreadableFile(path, found="no files in its records", expected="at least one")
@@ -202,8 +215,17 @@ def group_series(headers: Sequence[tuple[Path, Dataset]]) -> list[Series]:
         parts = _parts(members)
         made = [_series(uid, part, because) for part, because in parts]
         found += [replace(one, part=index + 1) for index, one in enumerate(made)] if len(made) > 1 else made
-    return sorted(found, key=lambda one: (one.patient_id, one.meta.get("study_date", ""), one.meta.get("study_uid", ""),
-                                          _order(one.meta.get("series_number")), one.uid, one.part))
+    return sorted(
+        found,
+        key=lambda one: (
+            one.patient_id,
+            one.meta.get("study_date", ""),
+            one.meta.get("study_uid", ""),
+            _order(one.meta.get("series_number")),
+            one.uid,
+            one.part,
+        ),
+    )
 
 
 def _order(value: Any) -> float:
@@ -214,26 +236,43 @@ def _series(uid: str, members: Sequence[tuple[Path, Dataset]], because: str) -> 
     first = members[0][1]
     meta = {key: plain(first, keyword) for key, keyword in _META.items() if plain(first, keyword) not in (None, "", [])}
     shape = (int(first.get("Rows") or 0), int(first.get("Columns") or 0))
-    return Series(uid, tuple(path for path, _ in members), str(plain(first, "Modality") or ""),
-                  str(plain(first, "SeriesDescription") or ""), str(plain(first, "PatientID") or ""), shape,
-                  because=because, meta=meta)
+    return Series(
+        uid,
+        tuple(path for path, _ in members),
+        str(plain(first, "Modality") or ""),
+        str(plain(first, "SeriesDescription") or ""),
+        str(plain(first, "PatientID") or ""),
+        shape,
+        because=because,
+        meta=meta,
+    )
 
 
 def _parts(members: list[tuple[Path, Dataset]]) -> list[tuple[list[tuple[Path, Dataset]], str]]:
     """Members of one UID as groups that can each be one image, with what tells each from the others."""
     parts = [(members, "")]
-    for name, key in (("kind of object", _object), ("size", _size), ("orientation", _orientation),
-                      ("image type", _image_type), ("pixel spacing", _spacing)):
-        parts = [(group, _joined(because, label)) for part, because in parts for group, label in _split(part, name, key)]
-    return [(group, _joined(because, label)) for part, because in parts for group, label in _split_crowded(part)]
+    for name, key in (
+        ("kind of object", _object),
+        ("size", _size),
+        ("orientation", _orientation),
+        ("image type", _image_type),
+        ("pixel spacing", _spacing),
+    ):
+        parts = [
+            (group, _joined(because, label)) for part, because in parts for group, label in _split(part, name, key)
+        ]
+    for split in (_split_alone, _split_crowded):
+        parts = [(group, _joined(because, label)) for part, because in parts for group, label in split(part)]
+    return parts
 
 
 def _joined(*labels: str) -> str:
     return ", ".join(label for label in labels if label)
 
 
-def _split(members: list[tuple[Path, Dataset]], name: str,
-           key: Callable[[Dataset], Any]) -> list[tuple[list[tuple[Path, Dataset]], str]]:
+def _split(
+    members: list[tuple[Path, Dataset]], name: str, key: Callable[[Dataset], Any]
+) -> list[tuple[list[tuple[Path, Dataset]], str]]:
     groups: dict[Any, list[tuple[Path, Dataset]]] = {}
     for member in members:
         value = key(member[1])
@@ -248,15 +287,19 @@ def _same(one: Any, other: Any) -> bool:
     """Equal, or the same direction cosines or spacings but for rounding."""
     if one == other:
         return True
-    numeric = all(isinstance(value, tuple) and value and all(isinstance(item, float) for item in value)
-                  for value in (one, other))
+    numeric = all(
+        isinstance(value, tuple) and value and all(isinstance(item, float) for item in value) for value in (one, other)
+    )
     return numeric and len(one) == len(other) and bool(np.allclose(one, other, rtol=1e-3, atol=2e-3))
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
-        return "x".join(str(item) for item in value) if all(isinstance(i, int) for i in value) else "/".join(
-            f"{item:.3g}" if isinstance(item, float) else str(item) for item in value) or "absent"
+        return (
+            "x".join(str(item) for item in value)
+            if all(isinstance(i, int) for i in value)
+            else "/".join(f"{item:.3g}" if isinstance(item, float) else str(item) for item in value) or "absent"
+        )
     return str(value) if value not in (None, "") else "absent"
 
 
@@ -281,6 +324,19 @@ def _image_type(header: Dataset) -> tuple[str, ...]:
     """The first three values: pixels made how, patient examined how, and the kind (AXIAL, LOCALIZER, MPR...)."""
     values = plain(header, "ImageType")
     return tuple(str(value) for value in values[:3]) if isinstance(values, list) else ()
+
+
+def _split_alone(members: list[tuple[Path, Dataset]]) -> list[tuple[list[tuple[Path, Dataset]], str]]:
+    """Each file by itself that can be no slice of a volume: it has several frames, or no place in the patient."""
+    alone = [member for member in members if min(_size(member[1])) > 0 and not _is_slice(member[1])]
+    rest = [member for member in members if member not in alone]
+    if len(members) == 1 or not alone:
+        return [(members, "")]
+    return [([member], f"file {member[0].name}") for member in alone] + ([(rest, "slices")] if rest else [])
+
+
+def _is_slice(header: Dataset) -> bool:
+    return (number(header, "NumberOfFrames") or 1) <= 1 and numbers(header, "ImagePositionPatient", 3) is not None
 
 
 def _split_crowded(members: list[tuple[Path, Dataset]]) -> list[tuple[list[tuple[Path, Dataset]], str]]:

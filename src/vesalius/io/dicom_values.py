@@ -117,7 +117,7 @@ def stored_range(dataset: Dataset) -> tuple[int, int]:
 
 
 def _unit(dataset: Dataset, transform: Dataset, rescaled: bool) -> Unit:
-    """HU for rescaled CT: PS3.3 C.8.2.1.1.4 demands it of originals that are no localizer, else Rescale Type says so."""
+    """HU for rescaled CT: C.8.2.1.1.4 demands it of originals that are no localizer, else Rescale Type says so."""
     if dataset.get("Modality") != "CT" or not rescaled:
         return Unit.INTENSITY
     kind = str(plain(transform, "RescaleType") or "").upper()
@@ -212,7 +212,7 @@ def _scan_start(dataset: Dataset) -> datetime | None:
 def _injection(dataset: Dataset, drug: Dataset) -> datetime | None:
     whole = str(plain(drug, "RadiopharmaceuticalStartDateTime") or "")
     if len(whole) >= 14:
-        return _moment(whole[:8], whole[8:].split("+")[0].split("-")[0])
+        return _moment(whole[:8], whole[8:].split("+", maxsplit=1)[0].split("-", maxsplit=1)[0])
     return _moment(plain(dataset, "SeriesDate"), plain(drug, "RadiopharmaceuticalStartTime"))
 
 
@@ -227,7 +227,7 @@ def _moment(date: Any, time: Any) -> datetime | None:
 def _group(frame: Dataset | None, shared: Dataset | None, keyword: str) -> Dataset | None:
     """The first item of a functional group: the frame's own, else the shared one (PS3.3 C.7.6.16.1)."""
     for source in (frame, shared):
-        found = items(source, keyword)
+        found: list[Dataset] = items(source, keyword)
         if found:
             return found[0]
     return None
@@ -254,6 +254,21 @@ def result_type(meanings: list[Meaning], stored: np.dtype[Any], ranges: tuple[in
     return np.dtype(np.float64 if high - low >= 1 << 24 and meanings[0].unit is not Unit.DOSE_GY else np.float32)
 
 
+def fitted(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """`values` in `dtype`.
+
+    Raises
+    ------
+    ValueError
+        If a whole number does not fit, which happens where pixels are larger than Bits Stored announces.
+    """
+    if np.issubdtype(dtype, np.integer) and values.size:
+        low, high = values.min(), values.max()
+        if low < np.iinfo(dtype).min or high > np.iinfo(dtype).max:
+            raise ValueError(f"pixel values from {low} to {high} are beyond what Bits Stored allows")
+    return values.astype(dtype)
+
+
 def narrowed(values: NDArray[Any]) -> NDArray[Any]:
     """int32 and int64 values as int16 where they fit: HU of 16 bits stored need 17 bits only on paper."""
     if values.dtype not in (np.int32, np.int64) or values.size == 0:
@@ -265,7 +280,9 @@ def narrowed(values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
-def value_meta(dataset: Dataset, how: Meaning, shared: Dataset | None = None, frame: Dataset | None = None) -> dict[str, Any]:
+def value_meta(
+    dataset: Dataset, how: Meaning, shared: Dataset | None = None, frame: Dataset | None = None
+) -> dict[str, Any]:
     """Window, VOI LUT and padding for `Image.meta`, on the scale of the values that the image holds."""
     source = _group(frame, shared, "FrameVOILUTSequence") or dataset
     meta: dict[str, Any] = {}

@@ -11,7 +11,9 @@ from vesalius.core.errors import UsageError
 from vesalius.core.image import Image, Unit
 
 
-def apply_voi(image: Image, *, index: int = 0, center: float | None = None, width: float | None = None) -> NDArray[np.float32]:
+def apply_voi(
+    image: Image, *, index: int = 0, center: float | None = None, width: float | None = None
+) -> NDArray[np.float32]:
     """Grey levels in [0, 1] of `image`, same shape as its pixels; for the eye only, never for a model or a measurement.
 
     Parameters
@@ -39,10 +41,13 @@ def apply_voi(image: Image, *, index: int = 0, center: float | None = None, widt
         raise UsageError("give both center and width of a window")
     centres, widths = _listed(image.meta.get("window_center")), _listed(image.meta.get("window_width"))
     if own:
-        return _windowed(values, float(center or 0.0), float(width or 0.0), str(image.meta.get("voi_function", "LINEAR")))
+        return _windowed(
+            values, float(center or 0.0), float(width or 0.0), str(image.meta.get("voi_function", "LINEAR"))
+        )
     if not centres:
         low, high = float(values.min()), float(values.max())
-        return ((values - low) / max(high - low, 1e-12)).astype(np.float32)
+        spread: NDArray[np.float32] = ((values - low) / max(high - low, 1e-12)).astype(np.float32)
+        return spread
     if not 0 <= index < min(len(centres), len(widths)):
         raise UsageError(f"{image.source or 'image'}: window {index} does not exist; it has {len(centres)}")
     return _windowed(values, centres[index], widths[index], str(image.meta.get("voi_function", "LINEAR")))
@@ -51,7 +56,9 @@ def apply_voi(image: Image, *, index: int = 0, center: float | None = None, widt
 def _windowed(values: NDArray[np.float64], centre: float, width: float, function: str) -> NDArray[np.float32]:
     least = 1.0 if function == "LINEAR" else 0.0
     if width < least or (width == 0 and function != "LINEAR"):
-        raise UsageError(f"window width {width:g} is too small for the {function} function; it must be more than {least:g}")
+        raise UsageError(
+            f"window width {width:g} is too small for the {function} function; it must be more than {least:g}"
+        )
     if function == "SIGMOID":  # C.11.2.1.3.1
         grey = 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
     elif function == "LINEAR_EXACT":  # C.11.2.1.3.2

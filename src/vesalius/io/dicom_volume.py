@@ -19,19 +19,27 @@ from vesalius.io.dicom_geometry import Plane, check_parallel, positions
 from vesalius.io.dicom_header import frame_count, gather_meta, guarded, read_dataset, read_header, refusal
 from vesalius.io.dicom_pixels import decode
 from vesalius.io.dicom_series import Series
-from vesalius.io.dicom_values import Meaning, meaning, narrowed, result_type, stored_range, value_meta
+from vesalius.io.dicom_values import Meaning, fitted, meaning, narrowed, result_type, stored_range, value_meta
 from vesalius.io.limits import ReadLimits, active_limits, check_pixels
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 # Facts that slices of one volume share; a difference means that the files are not one image.
-_COMMON = ("PatientID", "FrameOfReferenceUID", "PhotometricInterpretation", "SamplesPerPixel", "PixelRepresentation",
-           "BitsAllocated", "Units")
+_COMMON = (
+    "PatientID",
+    "FrameOfReferenceUID",
+    "PhotometricInterpretation",
+    "SamplesPerPixel",
+    "PixelRepresentation",
+    "BitsAllocated",
+    "Units",
+)
 
 
-def read_series(files: Series | Sequence[str | Path], limits: ReadLimits | None = None, *,
-                workers: int | None = None) -> Image:
+def read_series(
+    files: Series | Sequence[str | Path], limits: ReadLimits | None = None, *, workers: int | None = None
+) -> Image:
     """One image ``(C, Z, Y, X)`` from the files of one series, slices rising along row x column direction.
 
     Parameters
@@ -66,7 +74,8 @@ def read_series(files: Series | Sequence[str | Path], limits: ReadLimits | None 
             at = positions(planes, limits)
             kept, notes = _without_copies(at, paths, planes, limits)
             colour = int(headers[0].get("SamplesPerPixel") or 1) == 3 or "PALETTE" in str(
-                headers[0].get("PhotometricInterpretation"))
+                headers[0].get("PhotometricInterpretation")
+            )
             check_pixels(where, (3 if colour else 1, len(kept), *planes[0].shape), limits)
             hows = [meaning(headers[index]) for index in kept]
             _check_units(hows, [paths[index] for index in kept])
@@ -95,23 +104,36 @@ def _planes(paths: Sequence[Path], headers: Sequence[Dataset]) -> list[Plane]:
             raise refused
         frames = frame_count(header, path)
         if frames > 1:
-            raise GeometryError(path, found=f"{frames} frames among {len(paths)} files", expected="one slice per file",
-                                do="open this file by itself")
+            raise GeometryError(
+                path,
+                found=f"{frames} frames among {len(paths)} files",
+                expected="one slice per file",
+                do="open this file by itself",
+            )
         for keyword in _COMMON:
             mine, theirs = str(header.get(keyword, "")), str(first.get(keyword, ""))
             if mine != theirs:
-                raise GeometryError(path, found=f"{keyword} {mine!r} while {paths[0].name} has {theirs!r}",
-                                    expected="one value in a series", do="open the files of each kind apart")
+                raise GeometryError(
+                    path,
+                    found=f"{keyword} {mine!r} while {paths[0].name} has {theirs!r}",
+                    expected="one value in a series",
+                    do="open the files of each kind apart",
+                )
         plane = slice_plane(header, str(path))
         if plane is None:
-            raise GeometryError(path, found="no position and orientation in the patient",
-                                expected=f"both, to order {len(paths)} files", do="open the files one by one")
+            raise GeometryError(
+                path,
+                found="no position and orientation in the patient",
+                expected=f"both, to order {len(paths)} files",
+                do="open the files one by one",
+            )
         planes.append(plane)
     return planes
 
 
-def _without_copies(at: list[list[int]], paths: Sequence[Path], planes: Sequence[Plane],
-                    limits: ReadLimits) -> tuple[list[int], tuple[Note, ...]]:
+def _without_copies(
+    at: list[list[int]], paths: Sequence[Path], planes: Sequence[Plane], limits: ReadLimits
+) -> tuple[list[int], tuple[Note, ...]]:
     """One file per position. Copies of the same pixels are dropped with a note; different pixels are refused."""
     crowded = [group for group in at if len(group) > 1]
     dropped: list[str] = []
@@ -120,10 +142,14 @@ def _without_copies(at: list[list[int]], paths: Sequence[Path], planes: Sequence
         for other in group[1:]:
             if not np.array_equal(first, _values_of(paths[other], limits)):
                 where = ", ".join(f"{value:.4g}" for value in planes[other].position)
-                raise GeometryError(_folder_of(paths), found=f"{len(group)} different slices at ({where}) mm, among them "
-                                    f"{paths[group[0]].name} and {paths[other].name}; {len(crowded)} of {len(at)} positions "
-                                    "are shared", expected="one slice per position",
-                                    do="phases, echoes or b-values are told apart by list_series")
+                raise GeometryError(
+                    _folder_of(paths),
+                    found=f"{len(group)} different slices at ({where}) mm, among them "
+                    f"{paths[group[0]].name} and {paths[other].name}; {len(crowded)} of {len(at)} positions "
+                    "are shared",
+                    expected="one slice per position",
+                    do="phases, echoes or b-values are told apart by list_series",
+                )
             dropped.append(paths[other].name)
     if not dropped:
         return [group[0] for group in at], ()
@@ -135,18 +161,30 @@ def _without_copies(at: list[list[int]], paths: Sequence[Path], planes: Sequence
 def _values_of(path: Path, limits: ReadLimits) -> NDArray[Any]:
     dataset = read_dataset(path, limits)
     stored = decode(dataset, path, limits)
-    return stored[0] if stored.ndim == 4 else meaning(dataset).apply(stored[0])
+    values: NDArray[Any] = stored[0] if stored.ndim == 4 else meaning(dataset).apply(stored[0])
+    return values
 
 
 def _check_units(hows: Sequence[Meaning], paths: Sequence[Path]) -> None:
     for how, path in zip(hows, paths, strict=True):
         if how.unit is not hows[0].unit or (how.table is None) != (hows[0].table is None):
-            raise UnreadableFile(path, found=f"values in {how.unit} while {paths[0].name} has {hows[0].unit}",
-                                 expected="one unit in a series", do="repair the headers or leave the file out")
+            raise UnreadableFile(
+                path,
+                found=f"values in {how.unit} while {paths[0].name} has {hows[0].unit}",
+                expected="one unit in a series",
+                do="repair the headers or leave the file out",
+            )
 
 
-def _decoded(pool: ThreadPoolExecutor, paths: Sequence[Path], hows: Sequence[Meaning], first: Dataset,
-             limits: ReadLimits, *, colour: bool) -> NDArray[Any]:
+def _decoded(
+    pool: ThreadPoolExecutor,
+    paths: Sequence[Path],
+    hows: Sequence[Meaning],
+    first: Dataset,
+    limits: ReadLimits,
+    *,
+    colour: bool,
+) -> NDArray[Any]:
     """``(C, n, Y, X)``: every file decoded into its place, by the threads of `pool`."""
     start = decode(read_dataset(paths[0], limits), paths[0], limits)
     dtype = start.dtype if colour else result_type(list(hows), start.dtype, stored_range(first))
@@ -159,7 +197,7 @@ def _decoded(pool: ThreadPoolExecutor, paths: Sequence[Path], hows: Sequence[Mea
         elif hows[index].plain:
             volume[0, index] = stored[0]
         else:
-            volume[0, index] = hows[index].apply(stored[0])
+            volume[0, index] = fitted(hows[index].apply(stored[0]), dtype)
 
     list(pool.map(put, range(len(paths))))
     return narrowed(volume) if any(not how.plain for how in hows) else volume

@@ -48,7 +48,8 @@ class ReadLimits:
                 raise UsageError(f"read limit {field.name} must be more than zero, got {value!r}")
 
 
-_active: ContextVar[ReadLimits] = ContextVar("vesalius_read_limits", default=ReadLimits())
+_DEFAULT = ReadLimits()
+_active: ContextVar[ReadLimits] = ContextVar("vesalius_read_limits", default=_DEFAULT)
 
 
 def active_limits(limits: ReadLimits | None = None) -> ReadLimits:
@@ -83,13 +84,21 @@ def check_pixels(path: str | Path, shape: Sequence[int], limits: ReadLimits) -> 
         count *= int(side)
     if count > limits.max_pixels:
         sides = " x ".join(str(int(side)) for side in shape)
-        raise LimitError(path, found=f"{sides} = {count} values", expected=f"at most {limits.max_pixels}",
-                         do="if the file is to be trusted, raise the limit with read_limits(max_pixels=...)")
+        raise LimitError(
+            path,
+            found=f"{sides} = {count} values",
+            expected=f"at most {limits.max_pixels}",
+            do="if the file is to be trusted, raise the limit with read_limits(max_pixels=...)",
+        )
 
 
 def check_file_bytes(path: str | Path, limits: ReadLimits) -> None:
     """Refuse a file of more than ``limits.max_file_bytes`` before it is read."""
     size = Path(path).stat().st_size
     if size > limits.max_file_bytes:
-        raise LimitError(path, found=f"a file of {show_bytes(size)}", expected=f"at most {show_bytes(limits.max_file_bytes)}",
-                         do="if the file is to be trusted, raise the limit with read_limits(max_file_bytes=...)")
+        raise LimitError(
+            path,
+            found=f"a file of {show_bytes(size)}",
+            expected=f"at most {show_bytes(limits.max_file_bytes)}",
+            do="if the file is to be trusted, raise the limit with read_limits(max_file_bytes=...)",
+        )

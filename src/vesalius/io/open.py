@@ -70,12 +70,17 @@ def open_image(path: str | Path, *, limits: ReadLimits | None = None, workers: i
     except Exception as error:
         # A reader that met something it did not foresee still must not hand a library's error to a person.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UnreadableFile(path, found=f"reading failed: {reason}", expected="an intact image file",
-                             do="get the file again from its source") from error
+        raise UnreadableFile(
+            path,
+            found=f"reading failed: {reason}",
+            expected="an intact image file",
+            do="get the file again from its source",
+        ) from error
 
 
-def open_series(files: Series | Sequence[str | Path], *, limits: ReadLimits | None = None,
-                workers: int | None = None) -> Image:
+def open_series(
+    files: Series | Sequence[str | Path], *, limits: ReadLimits | None = None, workers: int | None = None
+) -> Image:
     """One image from the DICOM files of one series, or from one item of `list_series`; ordered by position."""
     from vesalius.io.dicom_volume import read_series
 
@@ -86,7 +91,8 @@ def list_series(folder: str | Path, progress: Progress | None = None) -> list[Se
     """The series of a DICOM tree; see `vesalius.io.dicom_series.list_series`."""
     from vesalius.io import dicom_series
 
-    return dicom_series.list_series(folder, progress)
+    found: list[Series] = dicom_series.list_series(folder, progress)
+    return found
 
 
 def _split(path: str) -> tuple[Path, str]:
@@ -129,9 +135,12 @@ def _dispatch(path: Path, member: str, kind: Kind, limits: ReadLimits, workers: 
         return read_raster(path, limits)
     if kind is Kind.FOLDER:
         raise UsageError(f"{path}: a folder without DICOM files; give one image file")
-    raise UnreadableFile(path, found="unknown content" if kind is Kind.UNKNOWN else f"content of kind {kind}",
-                         expected="DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF, npy or npz",
-                         do=_WHAT_INSTEAD.get(kind, "convert it to one of these"))
+    raise UnreadableFile(
+        path,
+        found="unknown content" if kind is Kind.UNKNOWN else f"content of kind {kind}",
+        expected="DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF, npy or npz",
+        do=_WHAT_INSTEAD.get(kind, "convert it to one of these"),
+    )
 
 
 def _open_folder(path: Path, member: str, limits: ReadLimits, workers: int | None) -> Image:
@@ -152,8 +161,10 @@ def _open_folder(path: Path, member: str, limits: ReadLimits, workers: int | Non
     if len(images) > 1:
         named = "; ".join(f"{series} = #{series.key}" for series in images[:6])
         more = f"; and {len(images) - 6} more" if len(images) > 6 else ""
-        raise UsageError(f"{path}: holds {len(images)} series, expected one: {named}{more}; "
-                         f"pick one by writing {path}#{images[0].key}")
+        raise UsageError(
+            f"{path}: holds {len(images)} series, expected one: {named}{more}; "
+            f"pick one by writing {path}#{images[0].key}"
+        )
     from vesalius.io.dicom_volume import read_series
 
     return read_series(images[0], limits, workers=workers)

@@ -85,7 +85,9 @@ def sniff(path: str | Path) -> Kind:
             head = file.read(_HEAD_BYTES)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise UnreadableFile(path, found=reason[:1].lower() + reason[1:], do="check the path and its permissions") from error
+        raise UnreadableFile(
+            path, found=reason[:1].lower() + reason[1:], do="check the path and its permissions"
+        ) from error
     return _sniff_bytes(head, path)
 
 
@@ -145,7 +147,7 @@ def _sniff_bytes(head: bytes, path: Path) -> Kind:  # noqa: PLR0911 - one return
         return _sniff_gzip(path)
     if _is_nifti(head):
         return Kind.NIFTI
-    if b"ObjectType" in head[:512] and b"ElementDataFile" in head or b"NDims" in head[:512] and b"DimSize" in head:
+    if (b"ObjectType" in head[:512] and b"ElementDataFile" in head) or (b"NDims" in head[:512] and b"DimSize" in head):
         return Kind.METAIMAGE
     if dicom_start(head) is not None:
         return Kind.DICOM
@@ -153,7 +155,7 @@ def _sniff_bytes(head: bytes, path: Path) -> Kind:  # noqa: PLR0911 - one return
 
 
 def _is_directory(head: bytes) -> bool:
-    # Media Storage SOP Class UID (0002,0002), always explicit little endian: Media Storage Directory Storage (PS3.4 B.5)
+    # Media Storage SOP Class UID (0002,0002), always explicit little endian: Media Storage Directory Storage (PS3.4)
     return b"\x02\x00\x02\x00UI\x14\x001.2.840.10008.1.3.10" in head[132:]
 
 

@@ -6,6 +6,7 @@ The charts are drawn from the table and not from ready-made curves, so that what
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -43,17 +44,17 @@ class Cases:
     def __len__(self) -> int:
         return len(self.table)
 
-    @property
+    @cached_property
     def decided(self) -> NDArray[np.bool_]:
         """``(cases, classes)``: what the column `predicted` says."""
         return _one_hot(self.table["predicted"], self.labels)
 
-    @property
+    @cached_property
     def correct(self) -> NDArray[np.bool_]:
         """The column `correct`."""
         return np.asarray(self.table["correct"].fillna(False), dtype=bool)
 
-    @property
+    @cached_property
     def sureness(self) -> Floats:
         """How strongly the model believed in what it said, from 0.5 (or 1 / classes) to 1.
 
@@ -61,11 +62,12 @@ class Cases:
         wrong case, and the least decided one for a right case.
         """
         if not self.labels.multilabel:
-            return self.probability.max(axis=1)
+            return np.asarray(self.probability.max(axis=1))
         belief = np.where(self.decided, self.probability, 1 - self.probability)
         wrong = self.decided != self.truth
         worst = np.where(wrong, belief, -np.inf).max(axis=1)
-        return np.where(self.correct, belief.min(axis=1), np.where(np.isfinite(worst), worst, belief.max(axis=1)))
+        fallen = np.where(np.isfinite(worst), worst, belief.max(axis=1))
+        return np.asarray(np.where(self.correct, belief.min(axis=1), fallen))
 
 
 def read_cases(table: pd.DataFrame, labels: Labels | None = None) -> Cases:

@@ -154,9 +154,9 @@ def forest_chart(
     # Shares above one half are told apart better without the empty half; 0.5 is also where guessing lies.
     low = low if low is not None else (0.5 if least >= 0.55 and most <= 1 else min(0.0, least))
     high = high if high is not None else (1.0 if most <= 1 else most)
-    width, step = 440.0, 28.0
-    names = min(max([text_width(row.name) for row in rows] + [60.0]) + 12, 170.0)
-    x = Scale(low, high, names, width - 140)
+    width, step = 400.0, 28.0
+    names = min(max([text_width(row.name) for row in rows] + [60.0]) + 12, 150.0)
+    x = Scale(low, high, names, width - 130)
     bottom = TOP + step * len(rows)
     drawing = Drawing(width, bottom + 28, label, "forest")
     for value in ticks(low, high, about=4):

@@ -49,7 +49,7 @@ def window(pixels: NDArray[Any], percentiles: tuple[float, float] = WINDOW) -> B
     if high <= low:
         return np.where(finite, 128, 0).astype(np.uint8)
     scaled = np.clip((np.where(finite, values, low) - low) / (high - low), 0, 1)
-    return np.round(scaled * 255).astype(np.uint8)
+    return np.asarray(np.round(scaled * 255), dtype=np.uint8)
 
 
 def _colours(pixels: NDArray[Any], unit: Unit) -> Bytes8:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,20 @@ from vesalius.report.cases import Cases, confusion, groups, read_cases
 from vesalius.report.charts import confusion_table
 from vesalius.report.page import write_page
 from vesalius.report.pictures import data_uri, png_size
+from vesalius.report.tables import (
+    cell_of,
+    counts_grid,
+    heading,
+    in_order,
+    operating_grid,
+    per_class_grid,
+    subgroups_grid,
+)
 
 # A page of 3 MB opens at once on a phone and passes most mail gateways; the rest of the page needs about a third.
 PICTURE_BUDGET = 1_900_000
 MOST_CARDS = 8
 MOST_LINES = 200
-MOST_COLUMNS = 5
-CARD_ORDER = (
-    "auroc",
-    "accuracy",
-    "sensitivity",
-    "specificity",
-    "auprc",
-    "balanced_accuracy",
-    "f1",
-    "dice",
-    "nsd",
-    "map50",
-)
 PATIENT_SOURCES = {
     "column": "a column of the table",
     "pattern": "a pattern in the file names",
@@ -49,16 +44,6 @@ SPLIT_SOURCES = {
     "made": "Vesalius, by patient",
     "none": "nobody",
 }
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table for the page; `right` names the columns of counts."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    caption: str = ""
-    right: Sequence[str] = ()
 
 
 def write_study_report(
@@ -100,13 +85,14 @@ def write_study_report(
         Heading of the page.
     """
     card = card or {}
+    metrics = words.marked(metrics, card)
     labels = known_labels(metrics, card)
     cases = read_cases(table, labels)
     labels = cases.labels
     patients_known = knows_patients(card, metrics)
     points = figures.operating_points(metrics.get("operating_points") or card.get("operating_points"))
-    numbers = _in_order({str(key): words.interval(data) for key, data in (metrics.get("metrics") or {}).items()})
-    per_class = {str(k): _in_order(words.numbers_of(v)) for k, v in (metrics.get("per_class") or {}).items()}
+    numbers = in_order({str(key): words.interval(data) for key, data in (metrics.get("metrics") or {}).items()})
+    per_class = {str(k): in_order(words.numbers_of(v)) for k, v in (metrics.get("per_class") or {}).items()}
     tally = dict(zip(labels.names, (int(n) for n in cases.truth.sum(axis=0)), strict=True))
     forest = figures.forest_figures(numbers)
     # Two classes have one and the same AUROC.
@@ -126,14 +112,15 @@ def write_study_report(
         "cards": _cards(numbers, labels),
         "numbers_lead": _lead(metrics, numbers, patients_known),
         "forest": forest,
-        "operating": _operating(points),
-        "operating_warnings": [f"{p.name}: {p.warning}" for p in points if p.warning],
+        "operating": operating_grid(points, lettered=labels.binary),
+        # Points of one finding share their warning; the finding is named before the colon.
+        "operating_warnings": list(dict.fromkeys(f"{p.name.split(':')[0]}: {p.warning}" for p in points if p.warning)),
         "decided": words.decision(decision, labels),
         "figures": figures.case_figures(cases, points, threshold=used),
         "calibration": _calibration(metrics.get("calibration") or {}),
         "confusion": None if labels.multilabel or not len(cases) else confusion_table(confusion(cases), labels.names),
-        "per_class": _per_class(per_class, tally),
-        "subgroups": _subgroups(metrics.get("subgroups") or {}),
+        "per_class": per_class_grid(per_class, tally),
+        "subgroups": subgroups_grid(metrics.get("subgroups") or {}),
         "not_subgroups": words.excluded_subgroups(metrics.get("subgroups") or {}),
         "gallery": gallery,
         "gallery_note": gallery_note,
@@ -181,24 +168,18 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(anchor, name) for anchor, name in names if not absent.get(anchor)]
 
 
-def _in_order(numbers: Mapping[str, words.Interval]) -> dict[str, words.Interval]:
-    """What readers look for first comes first; recall is left out where sensitivity says the same."""
-    keys = [key for key in CARD_ORDER if key in numbers] + [key for key in numbers if key not in CARD_ORDER]
-    if "sensitivity" in numbers and "recall" in numbers and numbers["recall"] == numbers["sensitivity"]:
-        keys.remove("recall")
-    return {key: numbers[key] for key in keys}
-
-
 def _cards(numbers: Mapping[str, words.Interval], labels: Labels) -> list[dict[str, Any]]:
     out = []
     for key, data in list(numbers.items())[:MOST_CARDS]:
         means = words.MEANINGS.get(key, "")
+        if key == "accuracy" and labels.multilabel:
+            means = "Share of single findings answered rightly. Compare it with always saying no."
         if means and not labels.binary and len(labels) > 1 and key in words.MEANS_OVER_CLASSES:
             means = f"Mean over the {len(labels)} classes. {means}"
         cell = cell_of(data)
         out.append(
             {
-                "name": _head(key),
+                "name": heading(key),
                 "value": cell.value,
                 "range": cell.range,
                 "known": data.value is not None,
@@ -206,26 +187,6 @@ def _cards(numbers: Mapping[str, words.Interval], labels: Labels) -> list[dict[s
             }
         )
     return out
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A number over its interval."""
-
-    value: str
-    range: str = ""
-    known: bool = True
-
-
-def cell_of(data: words.Interval, missing: str = "") -> Cell:
-    """A metric as two lines, or the reason why there is none."""
-    if data.value is None:
-        return Cell(data.why or missing or words.show(data), known=False)
-    digits = words.decimals(data)
-    value = f"{data.value:.{digits}f} {words.unit_name(data.unit)}".strip()
-    if data.low is None or data.high is None:
-        return Cell(value)
-    return Cell(value, f"{data.low:.{digits}f} to {data.high:.{digits}f}")
 
 
 def _lead(metrics: Mapping[str, Any], numbers: Mapping[str, words.Interval], patients_known: bool) -> str:
@@ -240,29 +201,6 @@ def _lead(metrics: Mapping[str, Any], numbers: Mapping[str, words.Interval], pat
     )
 
 
-def _operating(points: Sequence[figures.OperatingPoint]) -> Grid | None:
-    if not points:
-        return None
-    keys = list(dict.fromkeys(key for point in points for key in point.numbers))
-    chosen = any(point.chosen_on for point in points)
-    rows: list[list[Cell | str]] = []
-    for index, p in enumerate(points):
-        cells = [f"{figures.letter(index)} {p.name}".strip(), "none" if p.threshold is None else f"{p.threshold:.3g}"]
-        if chosen:
-            where = (
-                "before any data" if p.chosen_on == "fixed" else f"{words.SPLITS.get(p.chosen_on, p.chosen_on)} cases"
-            )
-            cells.append(where if p.chosen_on else "unknown")
-        rows.append([*cells, *(cell_of(p.numbers.get(key, words.Interval(None))) for key in keys)])
-    head = ["Point", "Threshold", *(["Chosen on"] if chosen else []), *(_head(k) for k in keys)]
-    return Grid(head, rows)
-
-
-def _head(key: str) -> str:
-    name = words.metric_name(key)
-    return name[0].upper() + name[1:]
-
-
 def _calibration(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was done to the probabilities; bins are already in the chart."""
     out = []
@@ -274,40 +212,13 @@ def _calibration(data: Mapping[str, Any]) -> list[tuple[str, str]]:
                 if before.value is not None
                 else words.show(after)
             )
-            out.append((_head(str(key)), text))
+            out.append((heading(str(key)), text))
         elif words.is_number(value):
-            out.append((_head(str(key)), words.show(words.interval(value))))
+            out.append((heading(str(key)), words.show(words.interval(value))))
         elif value is not None and not isinstance(value, (Mapping, list, tuple)):
             text = words.SPLITS.get(str(value), words.as_text(value))
-            out.append((_head(str(key)), text))
+            out.append((heading(str(key)), text))
     return out
-
-
-def _per_class(per_class: Mapping[str, Mapping[str, words.Interval]], tally: Mapping[str, int]) -> Grid | None:
-    if not per_class:
-        return None
-    keys = list(dict.fromkeys(key for data in per_class.values() for key in data))
-    rows = [
-        [name, str(tally.get(name, "")), *(cell_of(data.get(key, words.Interval(None))) for key in keys)]
-        for name, data in per_class.items()
-    ]
-    return Grid(["Class", "Cases", *(_head(k) for k in keys)], rows, right=("Cases",))
-
-
-def _subgroups(data: Mapping[str, Any]) -> Grid | None:
-    found = words.flat_subgroups(data)
-    if not found:
-        return None
-    numbers = [_in_order(words.numbers_of(content)) for _, _, content in found]
-    keys = list(_in_order({key: words.Interval(None) for one in numbers for key in one}))[:MOST_COLUMNS]
-    rows = []
-    for (covariate, group, content), mine in zip(found, numbers, strict=True):
-        why = str(content.get("why") or content.get("note") or "not enough cases")
-        counted = [str(content[k]) if content.get(k) is not None else "" for k in ("cases", "patients")]
-        cells = [cell_of(mine.get(key, words.Interval(None)), why) for key in keys]
-        rows.append([f"{covariate}: {group}" if group else covariate, *counted, *cells])
-    head = ["Group", "Cases", "Patients", *(_head(k) for k in keys)]
-    return Grid(head, rows, right=("Cases", "Patients"))
 
 
 def _gallery(cases: Cases, pictures: Mapping[str, bytes]) -> tuple[list[dict[str, Any]], str]:
@@ -367,11 +278,11 @@ def _timing(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         if number is None:
             continue
         if key.endswith("_s"):
-            out.append((_head(key[:-2]) + " time", show_seconds(number)))
+            out.append((heading(key[:-2]) + " time", show_seconds(number)))
         elif "_ms" in key:
-            out.append((_head(key.replace("_ms", "")), f"{number:.3g} ms"))
+            out.append((heading(key.replace("_ms", "")), f"{number:.3g} ms"))
         else:
-            out.append((_head(key), f"{number:.4g}"))
+            out.append((heading(key), f"{number:.4g}"))
     return out
 
 
@@ -387,42 +298,11 @@ def _data(data: Mapping[str, Any], metrics: Mapping[str, Any], patients_known: b
         facts.append(("Split made by", SPLIT_SOURCES.get(str(data["split_source"]), str(data["split_source"]))))
     if data.get("duplicates") is not None:
         facts.append(("Duplicates", words.as_text(data["duplicates"])))
-    leakage = metrics.get("leakage") or {}
-    facts += [
-        (f"Leakage check: {_head(str(k)).lower()}", "not recorded" if v is None else words.as_text(v))
-        for k, v in leakage.items()
-    ]
-    if not leakage:
-        facts.append(("Leakage check", "not recorded"))
+    facts += words.leakage_facts(metrics.get("leakage") or {})
     problems = [str(problem) for problem in data.get("problems") or ()]
     if len(problems) > MOST_LINES:
         problems = [*problems[:MOST_LINES], f"and {len(problems) - MOST_LINES} more"]
     return {"counts": counts_grid(counts), "data_facts": facts, "problems": problems}
-
-
-def counts_grid(counts: Mapping[str, Any]) -> Grid | None:
-    """Cases by class and split, from `data.Manifest.counts`."""
-    by_split = counts.get("split_classes") or {}
-    splits = list(counts.get("splits") or by_split)
-    classes = list(counts.get("classes") or dict.fromkeys(c for per in by_split.values() for c in per))
-    if not splits and not classes:
-        return None
-    rows = [
-        [
-            name,
-            *(str((by_split.get(s) or {}).get(name, "")) for s in splits),
-            str((counts.get("classes") or {}).get(name, "")),
-        ]
-        for name in classes
-    ]
-    rows.append(
-        ["All cases", *(str((counts.get("splits") or {}).get(s, "")) for s in splits), str(counts.get("cases", ""))]
-    )
-    people = counts.get("split_patients") or {}
-    if people or counts.get("patients"):
-        rows.append(["Patients", *(str(people.get(s, "")) for s in splits), str(counts.get("patients", ""))])
-    head = ["Class", *(words.SPLITS.get(s, s) for s in splits), "all"]
-    return Grid(head, rows, right=tuple(head[1:]))
 
 
 def _plan(plan: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -474,5 +354,5 @@ def _provenance(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
             text = ", ".join(f"{name} {words.as_text(v)}" for name, v in value.items())
         else:
             text = words.as_text(value)
-        out.append((_head(str(key)), text))
+        out.append((heading(str(key)), text))
     return out

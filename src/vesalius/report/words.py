@@ -41,6 +41,7 @@ MEANINGS = {
     "auroc": "How often a case with the finding gets a higher score than one without. 0.5 is guessing, 1 is perfect.",
     "auprc": "Precision averaged over all thresholds. Guessing reaches the share of cases with the finding.",
     "accuracy": "Share of cases with the right answer. Compare it with always naming the commonest class.",
+    "subset_accuracy": "Share of cases with every finding answered rightly.",
     "balanced_accuracy": "Accuracy with every class counting the same.",
     "sensitivity": "Of the cases with the finding, the share the model found.",
     "specificity": "Of the cases without the finding, the share the model left alone.",
@@ -181,6 +182,8 @@ def answer(metrics: Mapping[str, Any], labels: Labels | None, *, patients_known:
     on = f"On {count(metrics.get('cases', 0), 'case')}"
     if patients_known and metrics.get("patients"):
         on += f" of {count(metrics['patients'], 'patient')}"
+    if metrics.get("external"):
+        on += f" from “{metrics['external']}”"
     seen = leaks(metrics)
     split = str(metrics.get("split") or "test")
     if seen:
@@ -219,11 +222,47 @@ def main_metric(numbers: Mapping[str, Any]) -> str:
 
 
 def leaks(metrics: Mapping[str, Any]) -> bool:
-    """Whether something of the test cases may have been seen in training."""
+    """Whether something of the test cases may have been seen in training.
+
+    Where the run says whether overlap was allowed, that decides: what was found and not allowed has been taken out
+    before training, or there would be no report.
+    """
     found = metrics.get("leakage") or {}
-    if found.get("allowed"):
-        return True
-    return any(int(found.get(key) or 0) > 0 for key in ("patients_shared", "near_duplicates", "exact_duplicates"))
+    if found.get("allowed") is not None:
+        return bool(found["allowed"])
+    return any(int(found.get(key) or 0) > 0 for key in ACROSS)
+
+
+def marked(metrics: Mapping[str, Any], card: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The metrics with the leakage that a person allowed (``card["leakage_allowed"]``) written into them."""
+    if not card.get("leakage_allowed"):
+        return metrics
+    return {**metrics, "leakage": {**(metrics.get("leakage") or {}), "allowed": True}}
+
+
+ACROSS = ("patients_shared", "near_duplicates", "exact_duplicates")
+# What the leakage check counts, in the words of the page.
+LEAKAGE = {
+    "patients_shared": "Patients in more than one part",
+    "exact_duplicates": "Equal images in different parts",
+    "near_duplicates": "Nearly equal images in different parts",
+    "duplicates_within": "Surplus equal images within a part",
+    "label_conflicts": "Equal images with different labels",
+    "not_comparable": "Images too small or empty to compare",
+    "allowed": "Overlap allowed by the user",
+}
+
+
+def leakage_facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The counts of the leakage check; its lists of single cases are left to ``metrics.json``."""
+    facts = []
+    across = any(int(found.get(key) or 0) for key in ACROSS)
+    for key, value in found.items():
+        if key == "allowed" and value is False:
+            facts.append(("Overlap left", "none; what was found was taken out before training" if across else "none"))
+        elif key in LEAKAGE or not isinstance(value, (Mapping, list, tuple)):
+            facts.append((LEAKAGE.get(key, key.replace("_", " ")), "not recorded" if value is None else as_text(value)))
+    return facts or [("Leakage check", "not recorded")]
 
 
 def warnings(
@@ -245,7 +284,7 @@ def warnings(
         what = f": {listed(parts)}" if parts else ""
         out.append(
             (
-                "Training and test cases overlap",
+                "Training, validation and test overlap",
                 f"The leakage check found an overlap{what}. The numbers on this page are "
                 "probably too good. Split again by patient, without duplicates, before anyone relies on them.",
             )
@@ -255,8 +294,8 @@ def warnings(
             (
                 "Nobody knows which images belong to the same person",
                 "The data hold no patient identifier, so every case was counted as a patient of its own. If people "
-                "appear several times, the intervals are too narrow, and the same person may stand in training and test. "
-                "Give a patient column or pattern if you have one.",
+                "appear several times, the intervals are too narrow, and the same person may stand in training and "
+                "test. Give a patient column or pattern if you have one.",
             )
         )
     people = int(metrics.get("patients") or metrics.get("cases") or 0)
@@ -318,7 +357,7 @@ def limits(metrics: Mapping[str, Any], *, patients_known: bool, labels: Labels |
             "Without patient identifiers, independence of training and test cases could not be checked by person."
         )
     if leaks(metrics):
-        out.append("Training and test cases overlap, so no number here says how the model does on new patients.")
+        out.append("The parts of the data overlap, so no number here says how the model does on new patients.")
     return out
 
 

@@ -131,7 +131,7 @@ def _jpeg(x: Tensor, level: int, seed: int, purpose: str, ids: range) -> Tensor:
     cosine = _cosine_matrix().to(x.device)
     quality = _QUALITY[level]
     # The usual reading of "quality" (Independent JPEG Group).
-    percent = 5000 / quality if quality < 50 else 200 - 2 * quality
+    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     table = (torch.tensor(_TABLE, dtype=torch.float32, device=x.device) * percent / 100).round().clamp(1, 255)
     coefficients = ((cosine @ blocks @ cosine.T) / table).round() * table
     back: Tensor = (cosine.T @ coefficients @ cosine).transpose(-3, -2).reshape(grey.shape)

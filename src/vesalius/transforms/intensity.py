@@ -4,8 +4,8 @@ Every function takes ``(B, C, *S)`` float32 in 2-D or 3-D and host arrays of par
 returns a new tensor. Amounts are relative to the sample's own mean, deviation or range, so they mean the same before
 and after normalisation. `Augment` calls them on the chosen samples only; the others are not touched.
 
-Nothing here depends on how many samples are in the batch: sums are taken axis by axis and filters by shifting, so a
-sample comes out with the same bits alone or among others.
+Nothing here depends on how many samples are in the batch: sums are taken in double precision and filters by shifting,
+so a sample comes out with the same bits alone or among others.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _TRUNCATE = 4.0
 
 def mean_of(x: Tensor) -> Tensor:
     """Mean of each sample over channels and pixels, ``(B, 1, 1, ...)``."""
-    total = x
-    # One axis at a time: a single sum over a batch of one would be split between threads and round differently.
-    for axis in range(x.ndim - 1, 0, -1):
-        total = total.sum(dim=axis, keepdim=True)
-    return total / (x.numel() // max(1, x.shape[0]))
+    # In double precision and row by row: the order of a sum depends on the size of the batch and on the device, and
+    # here that must not reach the bits of the result.
+    rows = x.sum(dim=-1, dtype=torch.float64).flatten(1)
+    mean = rows.sum(dim=1) / (x.numel() // max(1, x.shape[0]))
+    return mean.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))
 
 
 def deviation_of(x: Tensor) -> Tensor:
@@ -63,7 +63,8 @@ def gamma(x: Tensor, exponent: ArrayLike, *, keep_moments: bool = False) -> Tens
     low, high = range_of(x)
     extent = high - low
     unit = (x - low) / torch.where(extent > 0, extent, 1.0)
-    bent = unit.pow(_column(exponent, x)) * extent + low
+    # Not pow: its last few pixels are computed by other code than the rest, so bits would depend on the batch.
+    bent = (unit.log() * _column(exponent, x)).exp() * extent + low
     if keep_moments:
         old, new = deviation_of(x), deviation_of(bent)
         bent = (bent - mean_of(bent)) * (old / torch.where(new > 0, new, 1.0)) + mean_of(x)
@@ -141,14 +142,17 @@ def _filter_axis(x: Tensor, weights: NDArray[np.float64], axis: int) -> Tensor:
 
 def low_resolution(x: Tensor, factor: ArrayLike, *, axes: tuple[int, ...] | None = None) -> Tensor:
     """Shrink by `factor` ``(B,)`` with anti-aliasing and enlarge again; `axes` are spatial axes, all by default."""
-    factors = np.asarray(factor, dtype=np.float64)
     shape = x.shape[2:]
-    chosen = range(len(shape)) if axes is None else axes
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, by in enumerate(np.asarray(factor, dtype=np.float64)):
+        few = tuple(
+            max(1, round(side / by)) if axes is None or axis in axes else side for axis, side in enumerate(shape)
+        )
+        groups.setdefault(few, []).append(row)
     out = torch.empty_like(x)
-    for row, by in enumerate(factors):
-        few = [max(1, round(side / by)) if axis in chosen else side for axis, side in enumerate(shape)]
-        small = resize(x[row : row + 1], few)
-        out[row : row + 1] = resize(small, shape)
+    for few, rows in groups.items():
+        index = torch.tensor(rows, device=x.device)
+        out.index_copy_(0, index, resize(resize(x[index], few), shape))
     return out
 
 

@@ -1,8 +1,8 @@
 """Resizing and smooth fields as one small matrix per axis.
 
-A linear resampling of a regular grid is separable, so it is a product with one ``(target, source)`` matrix per axis.
-The same code serves two and three dimensions, needs no data-dependent control flow (it exports), and the matrices are
-made in double precision from formulas that can be read below.
+A linear resampling of a regular grid is separable: one ``(target, source)`` matrix with few values per axis. The same
+code serves two and three dimensions, needs no data-dependent control flow (it exports), and the matrices are made in
+double precision from formulas that can be read below.
 
 Pixel centres lie at ``index + 0.5`` (what torch calls ``align_corners=False``), so the edges of the image stay where
 they are when its number of pixels changes.
@@ -87,23 +87,47 @@ def spline_matrix(pixels: int, cells: int) -> NDArray[np.float32]:
 def apply_matrices(x: Tensor, matrices: Sequence[NDArray[np.float32] | None]) -> Tensor:
     """Multiply the last ``len(matrices)`` axes of `x` with a ``(target, source)`` matrix each; None leaves an axis.
 
-    The axis that shrinks most goes first: the others then work on fewer values.
+    Not by a matrix product: libraries round those by the size of the batch and even by where it lies in memory. The
+    few values other than zero of each row are gathered, multiplied and added one after the other, which has the same
+    bits for a sample alone, in a batch and in an exported graph, and is no slower.
     """
-    axes = [(m.shape[0] / m.shape[1], k - len(matrices), m) for k, m in enumerate(matrices) if m is not None]
-    for _, axis, matrix in sorted(axes, key=lambda item: item[:2]):
-        # A copy, because the cached array is read-only and torch wants to own what it wraps.
-        weights = torch.from_numpy(matrix.copy()).to(x.device, x.dtype)
-        x = _along(x, weights, axis)
+    axes = []
+    for axis, matrix in zip(range(-len(matrices), 0), matrices, strict=True):
+        if matrix is not None:
+            # The axis that shrinks most goes first: the others then work on fewer values. Gathering whole lines is
+            # fast and gathering single pixels is not, so the last axis is taken while the others are short.
+            ratio = matrix.shape[0] / matrix.shape[1]
+            axes.append((ratio, axis if ratio < 1 else -axis, axis, matrix))
+    for _, _, axis, matrix in sorted(axes, key=lambda item: item[:2]):
+        x = _along(x, matrix, axis)
     return x
 
 
-def _along(x: Tensor, weights: Tensor, axis: int) -> Tensor:
-    if axis == -1:
-        return torch.matmul(x, weights.T)
-    if axis == -2:
-        return torch.matmul(weights, x)
-    product = torch.matmul(weights, x.flatten(axis + 1))
-    return product.reshape(*product.shape[:-1], *x.shape[axis + 1 :])
+def _along(x: Tensor, matrix: NDArray[np.float32], axis: int) -> Tensor:
+    places, weights = _taps(matrix)
+    column = (-1,) + (1,) * (-axis - 1)
+    index = torch.from_numpy(places).to(x.device)
+    parts = torch.from_numpy(weights).to(x.device, x.dtype)
+    total: Tensor | None = None
+    for tap in range(len(places)):
+        # In place: fresh buffers for every tap cost more than the arithmetic.
+        part = x.index_select(axis, index[tap]).mul_(parts[tap].view(column))
+        total = part if total is None else total.add_(part)
+    if total is None:
+        raise ValueError(f"a matrix of shape {matrix.shape} holds no weights")
+    return total
+
+
+def _taps(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Columns and weights ``(taps, target)`` of the band of `matrix` that is not zero."""
+    used = matrix != 0
+    first = used.argmax(axis=1)
+    last = np.where(used.any(axis=1), matrix.shape[1] - 1 - used[:, ::-1].argmax(axis=1), first)
+    places = first + np.arange(int((last - first).max(initial=0)) + 1)[:, None]
+    inside = places <= last
+    places = np.minimum(places, matrix.shape[1] - 1)
+    weights = np.where(inside, matrix[np.arange(matrix.shape[0]), places], np.float32(0))
+    return places.astype(np.int64), weights
 
 
 def resize(x: Tensor, size: Sequence[int], *, antialias: bool = True, kernel: str = "linear") -> Tensor:

@@ -1,0 +1,1 @@
+"""Floor 8: the words people type. The only floor that prints."""

@@ -1,0 +1,79 @@
+"""``vesalius``: parse, call, print, exit code."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+_STARTED = time.monotonic()  # a budget counts from here, so that imports are paid for
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (docs/cli.md)."""
+    typed = list(sys.argv[1:] if argv is None else argv)
+    from vesalius.core.errors import VesaliusError
+
+    verbose = "-v" in typed or "--verbose" in typed
+    try:
+        return _run(typed)
+    except VesaliusError as error:
+        if verbose:
+            raise
+        print(f"vesalius: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("vesalius: interrupted; `train` goes on with --resume", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    except MemoryError:
+        print("vesalius: out of memory; give --memory what is free, or set a smaller preprocess.size or optim.batch_size", file=sys.stderr)
+        return 5
+    except OSError as error:
+        if verbose:
+            raise
+        full = error.errno == 28
+        print(f"vesalius: {error.filename or ''}: {error.strerror}{'; free some disk space' if full else ''}", file=sys.stderr)
+        return 5 if full else 3
+    except Exception as error:  # a defect: one line for the person, the traceback with -v
+        if verbose:
+            raise
+        print(f"vesalius: unexpected {type(error).__name__}: {' '.join(str(error).split())}; run again with -v and report it", file=sys.stderr)
+        return 1
+
+
+def _run(typed: list[str]) -> int:
+    from vesalius.cli import options, verbs
+    from vesalius.core.version import __version__
+
+    table = {
+        "demo": (verbs.demo_options, verbs.demo, "the whole journey on embedded synthetic cases"),
+        "inspect": (verbs.inspect_options, verbs.inspect, "what is in a folder: cases, patients, classes, duplicates, problems"),
+        "plan": (verbs.plan_options, verbs.plan, "a plan with reasons, and what it will take"),
+        "train": (verbs.train_options, verbs.train, "from data to a tested, calibrated model with a report"),
+        "evaluate": (verbs.evaluate_options, verbs.evaluate, "the report again, or on other data"),
+        "predict": (verbs.predict_options, verbs.predict, "predictions on files, folders, DICOM series"),
+    }
+    parser = options.Parser(prog="vesalius", description="Deep learning for medical images.", epilog=_CODES)
+    parser.add_argument("--version", action="version", version=f"vesalius {__version__}")
+    chosen = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=options.Parser)
+    for name, (add, _, about) in table.items():
+        verb = chosen.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=_CODES)
+        add(verb)
+        options.common(verb)
+    args = parser.parse_args(typed)
+    if args.verb is None:
+        parser.print_help()
+        return 2
+    args.typed, args.started = ["vesalius", *typed], _STARTED
+    from vesalius.cli.screen import Screen
+
+    return table[args.verb][1](args, Screen(-1 if args.quiet else int(args.verbose)))
+
+
+_CODES = """exit codes: 0 done; 2 wrong usage; 3 data unreadable; 4 leakage refused; 5 memory, disk or time not enough;
+6 an artefact was not accepted; 130 interrupted, state saved"""
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""One function per verb: options, call, what is printed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vesalius.cli import options
+from vesalius.cli.screen import Screen, emit, interval_line
+from vesalius.core.errors import DataError
+
+SHOWN = ("auroc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "f1")
+
+
+def inspect_options(parser: argparse.ArgumentParser) -> None:
+    """vesalius inspect DATA."""
+    parser.add_argument("data", metavar="DATA", help="a folder, a table, an .npz, a dataset.json")
+    parser.add_argument("--out", metavar="FILE.html", help="write a page with pictures")
+    parser.add_argument("--task", metavar="T", help="the question, if the data could answer several")
+    options.reading(parser)
+    options.compute(parser)
+
+
+def inspect(args: argparse.Namespace, screen: Screen) -> int:
+    """What is here."""
+    from vesalius.serve import jobs
+
+    found = jobs.inspect(args.data, out=args.out, task=args.task, workers=args.workers, reading=options.reading_of(args), progress=screen)
+    if args.json:
+        emit(found)
+        return 0
+    from vesalius.cli.tables import print_inspection
+
+    print_inspection(found)
+    return 0
+
+
+def plan_options(parser: argparse.ArgumentParser) -> None:
+    """vesalius plan DATA."""
+    parser.add_argument("data", metavar="DATA", help="what would be trained on")
+    parser.add_argument("--out", metavar="FILE", default="plan.yaml", help="where the plan is written (default plan.yaml)")
+    options.planning(parser)
+    options.reading(parser)
+    options.compute(parser)
+
+
+def plan(args: argparse.Namespace, screen: Screen) -> int:
+    """The plan with reasons."""
+    from vesalius.serve import jobs
+
+    made, flight = jobs.plan(args.data, task=args.task, out=args.out, settings=options.settings_of(args), budget=args.budget,
+                             memory=args.memory, device=args.device, seed=args.seed, workers=args.workers,
+                             reading=options.reading_of(args), progress=screen)
+    if args.json:
+        emit({"plan": made.to_mapping(), "preflight": flight.to_json(), "path": args.out})
+        return 0
+    for key, decision in made:
+        print(f"{key:<26} {decision.value!s:<28} {decision.because}")
+    print(f"\nwritten to {args.out}; change a line and train with --plan {args.out}")
+    return 0
+
+
+def train_options(parser: argparse.ArgumentParser) -> None:
+    """vesalius train DATA --out RUN."""
+    parser.add_argument("data", metavar="DATA", nargs="?", help="a folder, a table, an .npz (may be left out with --resume)")
+    parser.add_argument("--out", metavar="RUN", required=True, help="the run folder")
+    parser.add_argument("--plan", metavar="FILE", help="a plan to follow, from `vesalius plan` or another run")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped, exactly")
+    parser.add_argument("--force", action="store_true", help="replace what is in RUN")
+    parser.add_argument("--allow-leakage", action="store_true", help="train although a patient or image stands in two splits; the report is marked")
+    options.planning(parser)
+    options.reading(parser)
+    options.compute(parser)
+
+
+def train(args: argparse.Namespace, screen: Screen) -> int:
+    """Prepare, split, train, calibrate, test, report."""
+    from vesalius.serve import jobs
+
+    done = jobs.train(args.data, out=args.out, task=args.task, plan=args.plan, settings=options.settings_of(args), budget=args.budget,
+                      memory=args.memory, device=args.device, seed=args.seed, workers=args.workers, resume=args.resume,
+                      force=args.force, allow_leakage=args.allow_leakage, reading=options.reading_of(args), command=args.typed,
+                      progress=screen, started=args.started)
+    _finished(args, done)
+    return 0
+
+
+def evaluate_options(parser: argparse.ArgumentParser) -> None:
+    """vesalius evaluate RUN."""
+    parser.add_argument("run", metavar="RUN", help="a run folder")
+    parser.add_argument("--data", metavar="OTHER", help="judge the model on other data (external validation)")
+    parser.add_argument("--out", metavar="DIR", help="where the report of other data goes (default RUN/report/external-NAME)")
+    options.reading(parser)
+    options.compute(parser)
+
+
+def evaluate(args: argparse.Namespace, screen: Screen) -> int:
+    """The report again, or on other data."""
+    from vesalius.serve import jobs
+
+    done = jobs.evaluate(args.run, data=args.data, out=args.out, device=args.device, workers=args.workers,
+                         reading=options.reading_of(args), command=args.typed, progress=screen)
+    _finished(args, done)
+    return 0
+
+
+def predict_options(parser: argparse.ArgumentParser) -> None:
+    """vesalius predict MODEL INPUT..."""
+    parser.add_argument("model", metavar="MODEL", help="a run folder or a bundle folder")
+    parser.add_argument("inputs", metavar="INPUT", nargs="+", help="image files, folders, DICOM series, array files")
+    parser.add_argument("--out", metavar="DIR", required=True, help="one JSON file per case, and predictions.csv")
+    parser.add_argument("--format", metavar="F", action="append", default=[], dest="formats", help="json, csv, png (may be repeated)")
+    parser.add_argument("--batch-size", type=options.positive, default=32, metavar="N", help="cases per forward pass (default 32)")
+    parser.add_argument("--force", action="store_true", help="predict again what is already there")
+    options.compute(parser)
+
+
+def predict(args: argparse.Namespace, screen: Screen) -> int:
+    """Predictions on files."""
+    from vesalius.serve import jobs
+
+    formats = [word for text in args.formats for word in text.split(",")] or ["json"]
+    outcome = jobs.predict(args.model, *args.inputs, out=args.out, device=args.device, workers=args.workers,
+                           batch_size=args.batch_size, force=args.force, formats=formats, progress=screen)
+    if args.json:
+        emit({"out": args.out, "written": len(outcome.written), "skipped": len(outcome.skipped), "failed": outcome.failed,
+              "predictions": outcome.predictions})
+    else:
+        for entry in outcome.predictions[:20]:
+            said = entry.get("class") or ", ".join(entry.get("classes", ())) or "none"
+            chance = max(entry["probabilities"].values())
+            print(f"{entry['case_id']:<32} {said:<20} {chance:.3f}")
+        if len(outcome.predictions) > 20:
+            print(f"... and {len(outcome.predictions) - 20} more")
+        print(f"{len(outcome.written)} predicted, {len(outcome.skipped)} were there, {len(outcome.failed)} failed; {Path(args.out) / 'predictions.csv'}")
+    if outcome.failed:
+        first = next(iter(outcome.failed.values()))
+        raise DataError(f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.predictions)} cases failed (failed.json lists them); the first: {first}")
+    return 0
+
+
+def demo_options(parser: argparse.ArgumentParser) -> None:
+    """vesalius demo [classify]."""
+    parser.add_argument("what", nargs="?", default="classify", choices=("classify",), help="which journey (default classify)")
+    parser.add_argument("--out", metavar="RUN", help="the run folder (default runs/demo-classify)")
+
+
+def demo(args: argparse.Namespace, screen: Screen) -> int:
+    """The whole journey on embedded synthetic cases."""
+    from vesalius.serve import jobs
+
+    found = jobs.demo(args.what, out=args.out or f"runs/demo-{args.what}", progress=screen, command=args.typed)
+    if args.json:
+        emit(found)
+        return 0
+    print()
+    for line in found["lines"]:
+        print(line)
+    return 0
+
+
+def _finished(args: argparse.Namespace, done: Any) -> None:
+    metrics = done.metrics.get("metrics", {})
+    if not metrics:  # a process that is not the first of its group
+        return
+    if args.json:
+        emit({"run": str(done.run), "report": str(done.report), "bundle": str(done.bundle), "seconds": round(done.seconds, 1),
+              "cases": done.metrics["cases"], "patients": done.metrics["patients"], "split": done.metrics["split"],
+              "metrics": metrics, "notes": done.notes})
+        return
+    print(f"\n{done.metrics['split']}: {done.metrics['cases']} cases of {done.metrics['patients']} patients")
+    for name in SHOWN:
+        if name in metrics:
+            print("  " + interval_line(name, metrics[name]))
+    print(f"report  {done.report}\nbundle  {done.bundle}")

@@ -1,0 +1,1 @@
+"""Floor 7: the verbs as functions; later the server around them."""

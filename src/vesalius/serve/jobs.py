@@ -1,0 +1,328 @@
+"""The verbs: the one file that knows the whole journey.
+
+Each function is what the command of the same name does, without the printing; it returns plain facts and writes files.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vesalius.core.environment import available_cores, cache_folder, process_rank
+from vesalius.core.errors import DataError, PlanError, ResourceError, UsageError
+from vesalius.core.files import write_json
+from vesalius.core.plan import Plan
+from vesalius.core.progress import Progress, Silent
+from vesalius.core.provenance import provenance
+from vesalius.core.quantity import parse_bytes, parse_seconds, show_bytes
+from vesalius.data.cohort import Cohort, assemble
+from vesalius.data.discover import discover
+from vesalius.data.manifest import Manifest
+from vesalius.data.prepare import prepare
+from vesalius.data.store import Store
+from vesalius.data.survey import survey
+from vesalius.predict.bundle import Bundle
+from vesalius.predict.cohort import Outcome, gather, predict_cohort
+from vesalius.predict.device import pick_device, use_cores
+from vesalius.predict.predictor import Predictor
+from vesalius.serve import results
+from vesalius.tasks.classify import Classify
+from vesalius.train.planner import Facts, Preflight, plan_classification, preflight
+from vesalius.train.run import RunFolder, folds, train_member
+from vesalius.transforms.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How data are found: the options that every verb with DATA shares."""
+
+    layout: str | None = None
+    label_column: str | None = None
+    patient_column: str | None = None
+    patient_pattern: str | None = None
+    split_column: str | None = None
+
+    def manifest(self, data: str | Path, task: str | None, progress: Progress) -> Manifest:
+        """The manifest of `data`."""
+        return discover(data, task=task, layout=self.layout, label_column=self.label_column,
+                        patient_column=self.patient_column, patient_pattern=self.patient_pattern,
+                        split_column=self.split_column, progress=progress)
+
+
+@dataclass
+class Trained:
+    """What `train` returns: where everything is and what came out."""
+
+    run: Path
+    report: Path
+    bundle: Path
+    metrics: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def plan(data: str | Path, *, task: str = "classify", out: str | Path | None = None, settings: Mapping[str, Any] | None = None,
+         budget: str | float | None = None, memory: str | int | None = None, device: str = "auto", seed: int = 0,
+         workers: int | None = None, reading: Reading | None = None, progress: Progress | None = None) -> tuple[Plan, Preflight]:
+    """The plan for `data` with its reasons, and what it will take; written to `out` if given."""
+    progress = progress or Silent()
+    start = time.monotonic()
+    manifest = _readable_question(data, task, reading or Reading(), progress)
+    made, flight = _planned(manifest, settings or {}, _seconds(budget), _bytes(memory), device, seed, workers, start, progress)
+    if out is not None:
+        made.write(out)
+    return made, flight
+
+
+def train(data: str | Path | None, *, out: str | Path, task: str = "classify", plan: str | Path | None = None,
+          settings: Mapping[str, Any] | None = None, budget: str | float | None = None, memory: str | int | None = None,
+          device: str = "auto", seed: int = 0, workers: int | None = None, resume: bool = False, force: bool = False,
+          allow_leakage: bool = False, reading: Reading | None = None, command: Sequence[str] | None = None,
+          progress: Progress | None = None, started: float | None = None) -> Trained:
+    """Prepare, split, train, calibrate, test, report: the run folder `out`.
+
+    Parameters
+    ----------
+    started
+        ``time.monotonic()`` at the start of the process, so that a budget counts from there.
+
+    Raises
+    ------
+    VesaliusError
+        With the exit code of the command line; `core.errors`.
+    """
+    progress, start = progress or Silent(), started if started is not None else time.monotonic()
+    folder = RunFolder(Path(out))
+    request = _request(data, task, settings, budget, memory, device, seed, workers, allow_leakage, reading)
+    if resume and data is None and not folder.request.exists():
+        raise UsageError(f"{folder.root}: holds no run to resume; give the data as well")
+    if data is None and not resume:
+        raise UsageError("train needs DATA, or --resume with the --out of a run")
+    if process_rank()[0] == 0:
+        request = folder.start(request, resume=resume, force=force)
+    ask = Reading(**request["reading"])
+    manifest = _readable_question(request["data"], request["task"], ask, progress)
+    made = _plan_of_run(folder, manifest, request, plan, start, progress)
+    workshop = Workshop.open(folder, manifest, made, request, progress)
+    members = workshop.train(start, progress)
+    if process_rank()[0] != 0:
+        return Trained(folder.root, folder.report, folder.bundle, {})
+    return workshop.finish(members, start, command, progress)
+
+
+def _request(data: Any, task: str, settings: Any, budget: Any, memory: Any, device: str, seed: int, workers: Any,
+             allow_leakage: bool, reading: Reading | None) -> dict[str, Any]:
+    """Everything that decides what a run becomes, as plain data, so that ``--resume`` repeats it."""
+    return {"schema": 1, "data": None if data is None else str(Path(data).absolute()), "task": task, "settings": dict(settings or {}),
+            "budget_s": _seconds(budget), "memory_bytes": _bytes(memory), "device": device, "seed": seed, "workers": workers,
+            "allow_leakage": allow_leakage, "reading": dict(vars(reading or Reading()))}
+
+
+def _seconds(budget: str | float | None) -> float | None:
+    return None if budget is None else parse_seconds(budget)
+
+
+def _bytes(memory: str | int | None) -> int | None:
+    return None if memory is None else parse_bytes(memory)
+
+
+def _readable_question(data: str | Path, task: str, reading: Reading, progress: Progress) -> Manifest:
+    if task != "classify":
+        raise UsageError(f"--task {task!r} cannot be trained by this version; it trains classify")
+    manifest = reading.manifest(data, task, progress)
+    if manifest.labels is None:
+        raise DataError(f"{data}: no classes found (layout {manifest.layout}); give class folders, or a table with --label-column")
+    for problem in manifest.problems:
+        if problem.severity != "note":
+            progress.warn(str(problem))
+    return manifest
+
+
+def _planned(manifest: Manifest, settings: Mapping[str, Any], budget_s: float | None, memory: int | None, device: str,
+             seed: int, workers: int | None, start: float, progress: Progress) -> tuple[Plan, Preflight]:
+    found = survey(manifest, seed=seed, progress=progress)
+    where = pick_device(device)
+    if where.type == "cpu":
+        use_cores()
+    count = len(manifest)
+    given = manifest.cases["split"].value_counts()
+    val, test = float(settings.get("split.val", 0.15)), float(settings.get("split.test", 0.2))
+    train_cases = int(given.get("train", 0)) or round(count * (1 - val - test))
+    left = None if budget_s is None else budget_s - (time.monotonic() - start) - _preparing_seconds(found, count)
+    labels = manifest.labels
+    facts = Facts(classes=len(labels) if labels else 2, multilabel=bool(labels and labels.multilabel), train_cases=max(train_cases, 1),
+                  other_cases=max(count - train_cases, 1), device=where, seed=seed, memory_bytes=memory,
+                  budget_s=None if left is None else max(left, 5.0), workers=workers)
+    made, flight = plan_classification(found, facts, settings)
+    for line in flight.lines():
+        progress.say(line)
+    if memory is not None and flight.memory_bytes > memory:
+        raise ResourceError(f"--memory {show_bytes(memory)}: this plan takes about {show_bytes(flight.memory_bytes)}; "
+                            "set a smaller optim.batch_size or preprocess.size, or more memory")
+    return made, flight
+
+
+def _preparing_seconds(found: Any, count: int) -> float:
+    """A cautious guess of the time to decode the rest: 2 ms a small picture, 30 MB/s of volume."""
+    values = float(np.prod(found.shape.median))
+    return 1.0 + count * (1e-5 if found.one_shape and values < 64**2 else 2e-3 if len(found.shape.median) == 2 else values / 3e7)
+
+
+def _plan_of_run(folder: RunFolder, manifest: Manifest, request: dict[str, Any], plan_file: str | Path | None, start: float,
+                 progress: Progress) -> Plan:
+    """The plan that is there (resume), a person's, or a new one; written before anything else happens."""
+    if folder.plan.exists():
+        return Plan.read(folder.plan)
+    if plan_file is not None:
+        made = Plan.read(plan_file)
+        made.overrule(request["settings"])
+        made.check()
+        if made["preprocess.size"] is None:
+            raise PlanError(f"{plan_file}: preprocess.size is not set; write a whole plan with `vesalius plan`")
+    else:
+        made, _ = _planned(manifest, request["settings"], request["budget_s"], request["memory_bytes"], request["device"],
+                           request["seed"], request["workers"], start, progress)
+    if process_rank()[0] == 0:
+        made.write(folder.plan)
+    return made
+
+
+@dataclass
+class Workshop:
+    """One run with everything at hand: folder, cohort, store, plan."""
+
+    folder: RunFolder
+    cohort: Cohort
+    store: Store
+    plan: Plan
+    task: Classify
+    request: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: RunFolder, manifest: Manifest, plan: Plan, request: dict[str, Any], progress: Progress) -> Workshop:
+        """Prepare the pixels, split, look for leakage; the cohort is written."""
+        cache = cache_folder()
+        store = prepare(manifest, Preprocess.from_spec(plan.section("preprocess")), cache=cache,
+                        workers=int(plan["run.workers"]), memory_bytes=plan["run.memory_bytes"], progress=progress)
+        cohort = assemble(manifest, store, seed=int(plan["run.seed"]), val=float(plan["split.val"]), test=float(plan["split.test"]),
+                          by=plan["split.by"], folds=int(plan["split.folds"]), allow_leakage=bool(request["allow_leakage"]),
+                          progress=progress)
+        for note in cohort.notes:
+            progress.say(note)
+        if process_rank()[0] == 0:
+            cohort.manifest.to_parquet(folder.cohort)
+        return cls(folder, cohort, store, plan, Classify(cohort.labels, plan.section("loss")), request)
+
+    def train(self, start: float, progress: Progress) -> list[dict[str, Any]]:
+        """The weights of every member."""
+        device = pick_device(self.request["device"])
+        parts = folds(self.cohort.frame, int(self.plan["split.folds"]))
+        deadline = self._deadline(start)
+        members = []
+        for member, (training, validation) in enumerate(parts):
+            members.append(train_member(
+                self.plan, self.task, self.store, member=member, train=self.cohort.part(training),
+                val=self.cohort.part(validation) if len(validation) else None, folder=self.folder, device=device,
+                deadline_s=None if deadline is None else deadline / len(parts), progress=progress))
+        return members
+
+    def _deadline(self, start: float) -> float | None:
+        """Seconds of training that the budget leaves; decided once, kept for a resumed run."""
+        import json
+
+        if self.plan["run.budget_s"] is None or self.request["budget_s"] is None or self.plan.because("optim.max_steps") == "set by the user":
+            return None
+        path = self.folder.root / "checkpoints" / "deadline.json"
+        if path.exists():
+            return float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
+        flight = self._test_seconds()
+        left = max(self.request["budget_s"] - (time.monotonic() - start) - flight, 1.0)
+        if process_rank()[0] == 0:
+            write_json(path, {"seconds": left})
+        return left
+
+    def _test_seconds(self) -> float:
+        facts = Facts(len(self.cohort.labels), self.cohort.labels.multilabel, len(self.cohort.places("train")),
+                      len(self.cohort.frame) - len(self.cohort.places("train")), pick_device(self.request["device"]))
+        from vesalius.train import speed
+
+        return preflight(self.plan, facts, speed.measure(self.plan, facts.classes, facts.device, steps=1)).test_s
+
+    def finish(self, members: list[dict[str, Any]], start: float, command: Sequence[str] | None, progress: Progress) -> Trained:
+        """Calibrate, test, write bundle and report."""
+        trained_s = time.monotonic() - start
+        judged = results.judge(self.plan, self.task, self.store, self.cohort, members, self.folder, progress)
+        origin = provenance(seed=int(self.plan["run.seed"]), data_hash=self.cohort.data_hash, command=command,
+                            device=str(pick_device(self.request["device"])), store=self.store.key, threads=_threads(),
+                            budget_s=self.request["budget_s"])
+        write_json(self.folder.provenance, origin)
+        report = results.write_run(self.folder, self.plan, self.cohort, judged, origin, train_s=trained_s, progress=progress)
+        return Trained(self.folder.root, report, self.folder.bundle, judged.metrics, list(self.cohort.notes),
+                       time.monotonic() - start)
+
+
+def _threads() -> int:
+    import torch
+
+    return int(torch.get_num_threads())
+
+
+def evaluate(run: str | Path, *, data: str | Path | None = None, out: str | Path | None = None, device: str = "auto",
+             workers: int | None = None, reading: Reading | None = None, command: Sequence[str] | None = None,
+             progress: Progress | None = None) -> Trained:
+    """The report of a run again, or of its model on other data (external validation).
+
+    Raises
+    ------
+    DataError
+        If the other data name classes that the model does not know.
+    """
+    progress, start = progress or Silent(), time.monotonic()
+    model = Bundle.load(run)
+    folder = RunFolder(Path(run))
+    if data is None:
+        return results.again(folder, model, command, progress)
+    manifest = _readable_question(data, model.task, reading or Reading(), progress)
+    manifest = results.with_labels_of(manifest, model)
+    store = prepare(manifest, Preprocess.from_spec(model.preprocess), cache=cache_folder(), workers=workers or available_cores(),
+                    progress=progress)
+    target = Path(out) if out is not None else Path(run) / "report" / f"external-{Path(data).name.split('.')[0]}"
+    return results.external(model, manifest, store, target, device=pick_device(device), start=start, command=command,
+                            known=folder, progress=progress)
+
+
+def predict(model: str | Path, *inputs: str | Path, out: str | Path, device: str = "auto", workers: int | None = None,
+            batch_size: int = 32, force: bool = False, formats: Sequence[str] = ("json",), progress: Progress | None = None) -> Outcome:
+    """Predictions of files, folders, DICOM series and array files in `out`; what is done is skipped."""
+    if not inputs:
+        raise UsageError("predict needs at least one INPUT: an image file, a folder or an array file")
+    progress = progress or Silent()
+    predictor = Predictor.load(model, device=device)
+    items = gather(inputs)
+    outcome = predict_cohort(predictor, items, out, batch_size=batch_size, workers=workers or available_cores(), force=force,
+                             progress=progress)
+    results.write_predictions(Path(out), outcome, items, predictor, formats)
+    return outcome
+
+
+def inspect(data: str | Path, *, out: str | Path | None = None, task: str | None = None, workers: int | None = None,
+            reading: Reading | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """What is here: layout, cases, patients, classes, geometry, duplicates, problems; an HTML page if `out` is given."""
+    from vesalius.serve import looking
+
+    progress = progress or Silent()
+    manifest = (reading or Reading()).manifest(data, task, progress)
+    return looking.inspect(manifest, Path(data), None if out is None else Path(out), workers or available_cores(), progress)
+
+
+def demo(what: str = "classify", *, out: str | Path = "runs/demo-classify", progress: Progress | None = None, force: bool = True,
+         command: Sequence[str] | None = None) -> dict[str, Any]:
+    """The whole journey on embedded synthetic cases."""
+    from vesalius.serve import demonstration
+
+    return demonstration.run(what, Path(out), progress or Silent(), force=force, command=command)

@@ -1,0 +1,254 @@
+"""From a fingerprint to a plan in which every decision carries its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vesalius.core.environment import available_cores, available_memory
+from vesalius.core.plan import Plan
+from vesalius.core.quantity import show_bytes, show_seconds
+from vesalius.data.fingerprint import Fingerprint
+from vesalius.predict.device import fast_bf16
+from vesalius.train import speed as trial
+from vesalius.train.ladder import Rung, ladder, wanted_epochs
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a plan is made from, beside the images.
+
+    Parameters
+    ----------
+    classes, multilabel
+        The question.
+    train_cases, other_cases
+        Cases that will be trained on, and that will be validated and tested on.
+    budget_s
+        Seconds that training, testing and the report may take from now; None without a budget.
+    """
+
+    classes: int
+    multilabel: bool
+    train_cases: int
+    other_cases: int
+    device: torch.device
+    seed: int = 0
+    memory_bytes: int | None = None
+    budget_s: float | None = None
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the plan will take, estimated from measured speed."""
+
+    train_s: float
+    test_s: float
+    memory_bytes: int
+    disk_bytes: int
+    parameters: int
+    epochs: float
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [f"training {show_seconds(self.train_s)} for {self.epochs:.1f} epochs, testing and report {show_seconds(self.test_s)}",
+                f"memory about {show_bytes(self.memory_bytes)}, prepared data {show_bytes(self.disk_bytes)} on disk, "
+                f"{self.parameters / 1e6:.2f} million parameters"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return dict(vars(self))
+
+
+BASE_MEMORY = 700 << 20
+"""What Python, torch and the tables of a run take before any pixel; measured, see docs/memory.md."""
+
+REPORT_S = 7.0
+"""Seconds from the last prediction to the finished report: bootstrap, pictures, page."""
+
+
+def plan_classification(found: Fingerprint, facts: Facts, settings: Mapping[str, Any] | None = None) -> tuple[Plan, Preflight]:
+    """The plan and what it will take.
+
+    Parameters
+    ----------
+    settings
+        A person's own decisions; they are kept, and the rest is planned around them.
+
+    Raises
+    ------
+    PlanError
+        If settings contradict each other.
+    """
+    settings = dict(settings or {})
+    plan = Plan("classify")
+    _run(plan, facts)
+    _pixels(plan, found)
+    _learning(plan, found, facts)
+    plan.overrule(settings)
+    plan, measured = _size(plan, found, facts, settings)
+    _schedule(plan, facts, settings, measured)
+    plan.overrule(settings)
+    plan.check()
+    return plan, preflight(plan, facts, measured)
+
+
+def _run(plan: Plan, facts: Facts) -> None:
+    plan.decide("run.seed", facts.seed, "asked for" if facts.seed else "the default; another seed tells how much chance there is")
+    plan.decide("run.device", str(facts.device), "the fastest device there is" if facts.device.type != "cpu" else "no GPU was found or wanted")
+    plan.decide("run.workers", facts.workers or available_cores(), f"{available_cores()} cores are available")
+    if facts.memory_bytes:
+        plan.decide("run.memory_bytes", facts.memory_bytes, "asked for")
+    if facts.budget_s:
+        plan.decide("run.budget_s", round(facts.budget_s, 1), "what is left of the budget after reading the data")
+
+
+def _pixels(plan: Plan, found: Fingerprint) -> None:
+    dims = found.dims or len(found.shape.median)
+    plan.decide("preprocess.dims", dims, f"the images have {dims} dimensions")
+    colour = int(max(found.channels, key=lambda c: found.channels[c])) if found.channels else 1
+    gray = colour == 3 and found.equal_channels
+    channels = 1 if gray else colour
+    plan.decide("preprocess.channels", channels, "colour files that hold gray pictures" if gray else f"the images have {colour}")
+    spread = found.aspect.high[0] / max(found.aspect.low[0], 1e-9)
+    same = spread < 1.15 or found.one_shape
+    plan.decide("preprocess.fit", "stretch" if same else "pad",
+                "all images have about the same aspect ratio" if same else f"aspect ratios differ by a factor of {spread:.2f}; nothing is squeezed")
+    kinds = set(found.dtypes)
+    if set(found.units) == {"HU"}:
+        plan.decide("preprocess.window", [-1000.0, 1000.0], "HU beyond air and dense bone carry no disease; metal is clipped")
+        plan.decide("preprocess.storage", "int16", "HU are whole numbers")
+    elif kinds == {"uint8"}:
+        plan.decide("preprocess.storage", "uint8", "the files hold 8 bit")
+    elif kinds <= {"uint16", "uint8"}:
+        plan.decide("preprocess.storage", "uint16", "the files hold up to 16 bit")
+    elif kinds <= {"int16", "uint8"}:
+        plan.decide("preprocess.storage", "int16", "the files hold signed 16 bit")
+    else:
+        plan.decide("preprocess.storage", "float32", f"the files hold {', '.join(sorted(kinds))}")
+    absolute = set(found.units) <= {"HU", "SUV", "rgb", "label"} or _few_values(found)
+    if absolute:
+        stats = found.intensity
+        mean = list(stats.mean) if stats else [0.0]
+        std = [max(s, 1e-3) for s in stats.std] if stats else [1.0]
+        plan.decide("preprocess.normalise", {"kind": "fixed", "mean": mean, "std": std},
+                    "values mean the same in every image, so their level is kept")
+    else:
+        plan.decide("preprocess.normalise", {"kind": "per_image"}, "brightness and contrast differ by machine and exposure, not by disease")
+
+
+def _few_values(found: Fingerprint) -> bool:
+    """Masks and shapes: the middle value is one of the extremes, and the mean follows the filled part."""
+    stats = found.intensity
+    return stats is not None and all(m in (low, high) for m, low, high in zip(stats.p50, stats.low, stats.high, strict=True)) \
+        and found.dims == 3
+
+
+def _learning(plan: Plan, found: Fingerprint, facts: Facts) -> None:
+    plan.decide("model.name", "lean", "the most accurate for its cost on this kind of machine; see docs/models.md")
+    imbalance = found.imbalance or 1.0
+    if not facts.multilabel and imbalance > 1.5:
+        plan.decide("sampling.balance", 0.5 if imbalance < 4 else 0.7,
+                    f"the largest class is {imbalance:.1f} times the smallest; rare cases are drawn more often")
+    small = facts.train_cases < 3000
+    preset = "strong" if small else "medium"
+    plan.decide("augment.preset", preset, f"{facts.train_cases} training cases are {'few' if small else 'enough for moderate changes'}")
+    plan.decide("loss.name", "cross_entropy", "proper: its minimum is the true probability")
+    plan.decide("loss.label_smoothing", 0.1 if facts.classes > 1 else 0.0, "keeps short trainings from over-confidence (Szegedy et al. 2016)")
+    plan.decide("optim.name", "sgd", "with one cycle the best weights after few epochs")
+    plan.decide("optim.schedule", "one_cycle", "the whole length is known before training starts")
+    plan.decide("optim.clip", 2.0, "one odd batch must not undo the training")
+    bf16 = facts.device.type != "mps" and fast_bf16(facts.device)
+    plan.decide("optim.precision", "bf16" if bf16 else "fp32", "bfloat16 is in the hardware and halves the time" if bf16 else "no fast bfloat16 here")
+    plan.decide("validate.keep", "last", "after a full cycle the averaged last weights are as good as the best, and no case chooses them")
+    plan.decide("validate.metric", "auroc" if facts.classes <= 2 or facts.multilabel else "accuracy", "what is reported first")
+
+
+def _size(plan: Plan, found: Fingerprint, facts: Facts, settings: Mapping[str, Any]) -> tuple[Plan, trial.Speed]:
+    """Image size, width and batch: the richest rung that can be trained long enough in the time there is."""
+    rungs = ladder(found, plan, facts.device)
+    fixed = {key for key in ("preprocess.size", "model.width", "optim.batch_size") if key in settings}
+    chosen, measured = rungs[-1], None
+    for rung in rungs:
+        _apply(plan, rung, fixed, "")
+        measured = trial.measure(plan, facts.classes, facts.device)
+        chosen = rung
+        if facts.budget_s is None or facts.device.type != "cpu":
+            break
+        left = _train_seconds(plan, facts, measured)
+        if left / measured.step_s * plan["optim.batch_size"] / facts.train_cases >= wanted_epochs(facts.train_cases):
+            break
+    assert_measured = measured or trial.measure(plan, facts.classes, facts.device)
+    reason = "the default for this image size" if facts.budget_s is None else \
+        f"the largest that passes {wanted_epochs(facts.train_cases):.0f} times over the cases in the budget ({assert_measured.step_s * 1e3:.0f} ms a step)"
+    _apply(plan, chosen, fixed, reason)
+    return plan, assert_measured
+
+
+def _apply(plan: Plan, rung: Rung, fixed: set[str], reason: str) -> None:
+    for key, value in (("preprocess.size", list(rung.size)), ("model.width", rung.width), ("optim.batch_size", rung.batch)):
+        if key not in fixed and (value is not None or key not in plan.decisions):
+            plan.decide(key, value, reason)
+
+
+def _train_seconds(plan: Plan, facts: Facts, measured: trial.Speed) -> float:
+    """What the budget leaves for training."""
+    budget = facts.budget_s or 0.0
+    return max(budget - _test_seconds(plan, facts, measured), 0.3 * budget)
+
+
+def _test_seconds(plan: Plan, facts: Facts, measured: trial.Speed) -> float:
+    views = max(1, len(plan["predict.views"]))
+    validations = 8 * 0.4  # validation happens about eight times on the smaller part of the other cases
+    return REPORT_S + measured.case_s * facts.other_cases * (views + validations)
+
+
+def _schedule(plan: Plan, facts: Facts, settings: Mapping[str, Any], measured: trial.Speed) -> None:
+    batch = int(plan["optim.batch_size"])
+    per_epoch = facts.train_cases / batch
+    wanted = wanted_epochs(facts.train_cases)
+    if "optim.max_steps" in settings and settings["optim.max_steps"] is not None:
+        total = int(plan["optim.max_steps"])
+        plan.decide("optim.epochs", None, "steps are given instead")
+    elif "optim.epochs" in settings:
+        total = round(float(plan["optim.epochs"]) * per_epoch)
+    elif facts.budget_s is not None:
+        seconds = _train_seconds(plan, facts, measured)
+        total = max(8, int(seconds / measured.step_s))
+        most = int(per_epoch * wanted * 6)
+        total = min(total, most)
+        plan.decide("optim.max_steps", total, f"{seconds:.0f} s for training at {measured.step_s * 1e3:.0f} ms a step")
+    else:
+        plan.decide("optim.epochs", float(round(1.5 * wanted)), f"{facts.train_cases} cases need about this many passes")
+        total = round(1.5 * wanted * per_epoch)
+    plan.decide("optim.lr", 0.1 * batch / 64 if batch < 64 else 0.15, "for this batch, found on other data; see docs/models.md")
+    plan.decide("optim.ema", round(min(0.998, max(0.9, 1 - 12 / max(total, 1))), 4), "averages about the last tenth of the steps")
+    plan.decide("validate.every", max(1, -(-total // 8)), "eight looks at the validation cases")
+    plan.decide("predict.batch_size", max(8, min(256, 2 * batch)), "prediction keeps no activations")
+
+
+def preflight(plan: Plan, facts: Facts, measured: trial.Speed) -> Preflight:
+    """Time, memory and disk of a plan."""
+    batch, size = int(plan["optim.batch_size"]), plan["preprocess.size"]
+    steps = plan["optim.max_steps"] or round(plan["optim.epochs"] * facts.train_cases / batch)
+    values = int(plan["preprocess.channels"])
+    for side in size:
+        values *= int(side)
+    bytes_each = {"uint8": 1, "uint16": 2, "int16": 2, "float32": 4}[plan["preprocess.storage"]]
+    disk = values * bytes_each * (facts.train_cases + facts.other_cases)
+    width = int(plan["model.width"] or 32)
+    # Activations of a residual network are about 14 maps of the first width at the resolution after the stem.
+    reduce = 1 if min(size) < 64 else 16 if len(size) == 2 else 64
+    activations = batch * values * width * 14 * (2 if plan["optim.precision"] != "fp32" else 4) // reduce // int(plan["optim.accumulate"])
+    memory = BASE_MEMORY + activations + 12 * 4 * measured.parameters + min(disk, (facts.memory_bytes or 4 << 30) // 8)
+    return Preflight(train_s=steps * measured.step_s, test_s=_test_seconds(plan, facts, measured), memory_bytes=int(memory),
+                     disk_bytes=disk, parameters=measured.parameters, epochs=steps * batch / max(facts.train_cases, 1))
+
+
+def memory_left(asked: int | None) -> int:
+    """Bytes a run may take: what was asked for, or most of what is free."""
+    return asked if asked is not None else int(0.8 * available_memory())
