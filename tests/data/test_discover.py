@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 
-import numpy as np
 import pytest
 from data_trees import grow, said, table, touch
 
@@ -124,28 +123,6 @@ def test_patients_by_pattern(tmp_path):
             discover(tmp_path, patient_pattern=pattern)
 
 
-def test_images_beside_masks(tmp_path):
-    from PIL import Image
-
-    for split in ("train", "val"):
-        for index in range(3):
-            touch(tmp_path, f"{split}/images/{index}.jpg")
-            path = tmp_path / split / "masks" / f"{index}_mask.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.array([[0, 255], [0, 0]], dtype=np.uint8)).save(path)
-    touch(tmp_path, "train/images/9.jpg")
-    manifest = discover(tmp_path)
-    assert (manifest.layout, manifest.task) == ("paired-folders", "segment")
-    assert manifest.labels.names == ("background", "foreground")
-    assert manifest.counts()["splits"] == {"train": 3, "val": 3}
-    rows = manifest.frame[manifest.frame["case_id"] == "train/images/1"]
-    assert rows[["role", "path"]].to_numpy().tolist() == [
-        ["image", "train/images/1.jpg"],
-        ["mask", "train/masks/1_mask.png"],
-    ]
-    assert "1 images have no mask, first train/images/9.jpg" in said(manifest)
-
-
 # Tables -------------------------------------------------------------------------------------------------------------
 
 
@@ -189,6 +166,15 @@ def test_table_by_file_name_and_by_stem(tmp_path):
     assert manifest.layout == "table"
     assert manifest.frame["path"].tolist() == ["deep/er/IMG_1.png", "deep/IMG_2.dcm.png", "other/IMG_3.jpg"]
     assert "column 'image_id' of meta.csv names the images" in said(manifest)
+
+
+def test_a_name_that_two_files_have_needs_its_folder(tmp_path):
+    touch(tmp_path, "data/one/x.png", "data/two/x.png")
+    table(tmp_path, "path,label\none/x.png,a\ntwo/x.png,b\n", name="meta.csv")
+    assert discover(tmp_path).frame["path"].tolist() == ["data/one/x.png", "data/two/x.png"]
+    table(tmp_path, "path,label\none/x.png,a\nx.png,b\n", name="meta.csv")
+    with pytest.raises(DataError, match=r"1 of 2 files .* first x\.png"):
+        discover(tmp_path)
 
 
 def test_tables_per_split(tmp_path):

@@ -220,6 +220,28 @@ def test_yolo(tmp_path):
         discover(tmp_path)
 
 
+def test_images_beside_masks(tmp_path):
+    from PIL import Image
+
+    for split in ("train", "val"):
+        for index in range(3):
+            touch(tmp_path, f"{split}/images/{index}.jpg")
+            path = tmp_path / split / "masks" / f"{index}_mask.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.array([[0, 255], [0, 0]], dtype=np.uint8)).save(path)
+    touch(tmp_path, "train/images/9.jpg")
+    manifest = discover(tmp_path)
+    assert (manifest.layout, manifest.task) == ("paired-folders", "segment")
+    assert manifest.labels.names == ("background", "foreground")
+    assert manifest.counts()["splits"] == {"train": 3, "val": 3}
+    rows = manifest.frame[manifest.frame["case_id"] == "train/images/1"]
+    assert rows[["role", "path"]].to_numpy().tolist() == [
+        ["image", "train/images/1.jpg"],
+        ["mask", "train/masks/1_mask.png"],
+    ]
+    assert "1 images have no mask, first train/images/9.jpg" in said(manifest)
+
+
 # DICOM --------------------------------------------------------------------------------------------------------------
 
 

@@ -206,6 +206,46 @@ def test_rescale_of_each_slice_is_its_own(tmp_path):
     assert any("no SUV" in note.text for note in image.record)
 
 
+def test_monochrome1_series_is_turned_round(tmp_path):
+    stored = ramp(3, dtype=np.uint16)
+    write_series(tmp_path, stored, heights(3), Modality="MR", BitsStored=12, HighBit=11,
+                 PhotometricInterpretation="MONOCHROME1")  # fmt: skip
+    image = open_image(tmp_path)
+    assert image.pixels.dtype == np.uint16
+    assert np.array_equal(image.pixels[0], 4095 - stored)
+
+
+def test_colour_series(tmp_path):
+    volume = np.random.default_rng(0).integers(0, 255, (3, 4, 5, 3)).astype(np.uint8)
+    for index in (2, 0, 1):
+        facts = {
+            "ImagePositionPatient": [0, 0, 2 * index],
+            "ImageOrientationPatient": list(AXIAL),
+            "PixelSpacing": [1, 1],
+        }
+        save(image_dataset(volume[index], Modality="MR", **facts), tmp_path / f"{9 - index}")
+    assert np.array_equal(open_image(tmp_path).pixels, np.moveaxis(volume, -1, 0))
+
+
+def test_thin_slices_far_apart_are_noted(tmp_path):
+    write_series(tmp_path, ramp(3), heights(3, step=4.0))
+    assert "what is between them is in no file" in open_image(tmp_path).record[0].text
+
+
+def test_crooked_slices_are_refused_or_moved_into_place(tmp_path):
+    volume = np.zeros((4, 9, 5), np.int16)
+    sides = [0, 1, 0, 1]  # in rows of half a millimetre
+    for index, side in enumerate(sides):
+        volume[index, 4 - side, 2] = 100
+    write_series(tmp_path, volume, [(0, 0.5 * side, 2.0 * index) for index, side in enumerate(sides)])
+    with pytest.raises(GeometryError, match=r"up to 0\.33 mm off a straight line"):
+        open_image(tmp_path)
+    with read_limits(irregular="resample"):
+        image = open_image(tmp_path)
+    points = image.grid.to_patient(np.argwhere(image.pixels[0] == 100))
+    assert np.allclose(points, [(1.5, 2.0, 2.0 * index) for index in range(4)])
+
+
 def test_patients_are_not_mixed(tmp_path):
     paths = write_series(tmp_path, ramp(2), heights(2))
     paths += write_series(tmp_path, ramp(1), [(1, 2, 0)], names=["else.dcm"], PatientID="P2")

@@ -38,9 +38,7 @@ def table_of(labels: Labels, cases: int = 60, *, seed: int = 0, skill: float = 1
         {"case_id": [f"case-{k}" for k in range(cases)], "patient_id": [f"P{k}" for k in range(cases)],
          "label": label, "predicted": predicted, "correct": correct}
     )  # fmt: skip
-    for k, name in enumerate(labels.names):
-        table[f"p.{name}"] = p[:, k]
-    return table
+    return table.join(pd.DataFrame(p, columns=[f"p.{name}" for name in labels.names]))
 
 
 def metrics_of(labels: Labels = BINARY, **changes: Any) -> dict[str, Any]:

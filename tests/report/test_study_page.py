@@ -181,6 +181,16 @@ def test_a_table_that_lacks_columns_or_holds_strange_labels_is_refused(tmp_path:
         write(tmp_path, table=table_of(BINARY).replace({"label": {"normal": "flu"}}))
 
 
+def test_forty_classes_give_a_list_of_mistakes_in_place_of_a_matrix(tmp_path: Path) -> None:
+    labels = Labels(tuple(f"kind {k}" for k in range(40)))
+    table = table_of(labels, 400, skill=9.0)
+    table.loc[table["label"] == "kind 7", "predicted"] = "kind 9"
+    _, page = write(tmp_path, labels, table=table)
+    assert page.complaints == []
+    assert not page.all("table", "confusion")
+    assert "kind 7 kind 9 10 100 %" in page.text
+
+
 def test_pictures_of_a_class_name_with_a_bar_stay_one_class(tmp_path: Path) -> None:
     labels = Labels(("a|b", "c"))
     _, page = write(tmp_path, labels)

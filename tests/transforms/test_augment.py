@@ -186,6 +186,14 @@ def test_mixup_and_cutmix_share_the_pairs():
     torch.testing.assert_close(rebuilt[params.chosen["mixup"]], out.image[params.chosen["mixup"]], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_both_of_a_pair_are_chosen_or_neither(name):
+    chosen = Augment({name: {"p": 0.5}}, dims=2, seed=3).sample(0, 201).chosen[name]
+    np.testing.assert_array_equal(chosen[:200:2], chosen[1:200:2])
+    assert 35 < chosen[:200:2].sum() < 65
+    assert not chosen[200]
+
+
 def test_mix_without_blending_and_with_wrong_targets():
     targets = torch.eye(4)
     assert Mix()(targets) is targets

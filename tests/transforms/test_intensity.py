@@ -40,6 +40,12 @@ def test_statistics(batch):
     assert low.shape == (4, *(1,) * (batch.ndim - 1))
 
 
+def test_means_of_large_offsets_are_exact_to_the_last_bit():
+    x = torch.rand(2, 1, 300, 401) + 10000
+    exact = x.double().mean(dim=(1, 2, 3)).float()
+    assert torch.equal(intensity.mean_of(x).flatten(), exact)
+
+
 def test_brightness_and_contrast(batch):
     close(intensity.brightness(batch, AMOUNTS), [r + a * r.std() for r, a in zip(rows(batch), AMOUNTS, strict=True)])
     close(intensity.contrast(batch, FACTORS),

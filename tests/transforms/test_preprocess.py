@@ -135,6 +135,9 @@ def test_centre_square():
     pixels = np.random.default_rng(10).normal(size=(1, 12, 20)).astype(np.float32)
     stored = build(size=[12, 12], crop="center_square", storage="float32").store(pixels)[0].numpy()
     np.testing.assert_array_equal(stored, pixels[0, :, 4:16])
+    tall = np.ascontiguousarray(pixels.transpose(0, 2, 1))
+    stored = build(size=[12, 12], crop="center_square", storage="float32").store(tall)[0].numpy()
+    np.testing.assert_array_equal(stored, tall[0, 4:16])
 
 
 def test_foreground_is_found_and_a_blank_image_is_left_whole():

@@ -85,14 +85,21 @@ class Screen:
 
 def emit(data: dict[str, Any]) -> None:
     """One JSON object on standard output."""
-    print(json.dumps(data, ensure_ascii=False, default=str), flush=True)
+    from vesalius.core.files import jsonable
+
+    print(json.dumps(jsonable(data), ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def interval_line(name: str, entry: dict[str, Any], level: float = 0.95) -> str:
     """``auroc 0.971 (95 % interval 0.960 to 0.981)``."""
-    value, low, high = entry.get("value"), entry.get("low"), entry.get("high")
+    value, low, high = (_known(entry.get(key)) for key in ("value", "low", "high"))
     if value is None:
         return f"{name:<20} not defined"
     if low is None or high is None:
         return f"{name:<20} {value:.3f}"
     return f"{name:<20} {value:.3f}  ({level:.0%} interval {low:.3f} to {high:.3f})"
+
+
+def _known(number: float | None) -> float | None:
+    """None for what is not a number."""
+    return None if number is None or number != number else number

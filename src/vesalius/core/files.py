@@ -37,16 +37,17 @@ def write_text(path: str | Path, text: str) -> Path:
 
 def write_json(path: str | Path, data: Any) -> Path:
     """Write `data` as indented JSON, atomically; NaN becomes null, since JSON has no NaN."""
-    return write_text(path, json.dumps(_jsonable(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_text(path, json.dumps(jsonable(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _jsonable(data: Any) -> Any:
+def jsonable(data: Any) -> Any:
+    """`data` with what JSON can hold: arrays as lists, NaN and infinity as None, other things as text."""
     if isinstance(data, dict):
-        return {str(k): _jsonable(v) for k, v in data.items()}
+        return {str(k): jsonable(v) for k, v in data.items()}
     if isinstance(data, (list, tuple, set, frozenset)):
-        return [_jsonable(v) for v in data]
+        return [jsonable(v) for v in data]
     if hasattr(data, "tolist"):
-        return _jsonable(data.tolist())
+        return jsonable(data.tolist())
     if isinstance(data, float):
         return data if data == data and abs(data) != float("inf") else None
     if data is None or isinstance(data, (bool, int, str)):

@@ -96,7 +96,7 @@ def assemble(manifest: Manifest, store: Store, *, seed: int, val: float, test: f
     else:
         duplicates = find_duplicates(signatures, progress=progress)
         group, _ = duplicate_groups(duplicates, signatures, patients=manifest.cases["patient_id"].tolist())
-        manifest = split_manifest(manifest, seed=seed, val=val, test=test, by=by, folds=folds, groups=_members(group))
+        manifest = split_manifest(manifest, seed=seed, val=val, test=test, by=by, folds=folds, groups=members(group))
         leakage = check_leakage(manifest.cases, signatures, duplicates=duplicates)
         notes += _told(duplicates)
     leaked = False
@@ -143,9 +143,10 @@ def _without(manifest: Manifest, rows: NDArray[np.int64], leave_out: NDArray[np.
     return manifest.with_frame(_keep(manifest, ok)), rows[ok], [*notes, *([note] if note else [])]
 
 
-def _members(group: NDArray[np.int64]) -> list[list[int]]:
-    """Groups of more than one member."""
+def members(group: NDArray[np.int64]) -> list[list[int]]:
+    """Places of each group of more than one member; -1 is no group."""
     order = np.argsort(group, kind="stable")
+    order = order[group[order] >= 0]
     cuts = np.flatnonzero(np.diff(group[order])) + 1
     return [part.tolist() for part in np.split(order, cuts) if len(part) > 1]
 

@@ -31,6 +31,7 @@ LEAST_COARSE = 0.75
 _BLOCK = 1024
 _PAIR_BLOCK = 256
 _WORTH_ALIGNING = (0.35, 0.75)  # fine correlation needed before the first and before the second alignment step
+_FITS = 0.998  # aligning further would change nothing
 _STEPS = 3
 _REACH = 0.08  # largest shift, turn (rad) and scaling that is tried, in half sides of the image
 _BORDER = 2  # cells at the edge that a shift would draw from outside
@@ -154,7 +155,7 @@ def _near(
                 asked.append(_candidates(have.coarse, block, against, dims, flip=flip))
                 progress.advance(len(block))
         pairs = np.unique(np.sort(np.concatenate(asked), axis=1), axis=0)
-        similarity = _verified(have.fine, pairs, dims, near, flip=flip)
+        similarity = _verified(have.fine, pairs, dims, flip=flip)
         kept = similarity >= near
         found.append((have.rows[pairs[kept]], similarity[kept], np.full(int(kept.sum()), flip)))
     progress.stop()
@@ -186,19 +187,19 @@ def mirror(flat: NDArray[Any], dims: int) -> NDArray[Any]:
     return flat.reshape(len(flat), *(side,) * dims)[..., ::-1].reshape(len(flat), -1)
 
 
-def _verified(fine: NDArray[np.int8], pairs: Rows, dims: int, near: float, *, flip: bool) -> NDArray[np.float32]:
+def _verified(fine: NDArray[np.int8], pairs: Rows, dims: int, *, flip: bool) -> NDArray[np.float32]:
     parts = [np.zeros(0, np.float32)]
     for start in range(0, len(pairs), _PAIR_BLOCK):
         first, second = fine[pairs[start : start + _PAIR_BLOCK]].transpose(1, 0, 2)
-        parts.append(likeness(mirror(first, dims) if flip else first, second, dims, enough=near))
+        parts.append(likeness(mirror(first, dims) if flip else first, second, dims))
     return np.concatenate(parts)
 
 
-def likeness(first: NDArray[Any], second: NDArray[Any], dims: int, *, enough: float = 1.0) -> NDArray[np.float32]:
+def likeness(first: NDArray[Any], second: NDArray[Any], dims: int) -> NDArray[np.float32]:
     """Correlation of fine detail after the best small shift, turn and scale.
 
     Gauss-Newton on the residual ``second - gain * warp(first)`` (Lucas and Kanade 1981; the gain as in Evangelidis and
-    Psarakis 2008, doi:10.1109/TPAMI.2008.113). Pairs that are already like `enough`, or have no hope, are not aligned.
+    Psarakis 2008, doi:10.1109/TPAMI.2008.113). Pairs that already fit, or have no hope, are not aligned.
 
     Parameters
     ----------
@@ -222,7 +223,7 @@ def likeness(first: NDArray[Any], second: NDArray[Any], dims: int, *, enough: fl
         best[active] = np.maximum(best[active], value)
         move[active] = np.clip(move[active] + change, -_REACH, _REACH)
         hope = _WORTH_ALIGNING[min(step, 1)]
-        active = active[(value >= hope) & (best[active] < enough)]
+        active = active[(value >= hope) & (best[active] < _FITS)]
         if not len(active):
             break
     return best

@@ -118,7 +118,7 @@ class Fingerprint(Geometry):
     data_hash: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, as it stands in the run folder; an infinite imbalance becomes None, since JSON has no infinity."""
+        """Plain data, as it stands in the run folder; an infinite imbalance becomes None (JSON has no infinity)."""
         data = {"schema": SCHEMA, **asdict(self)}
         return data | {"imbalance": None if self.imbalance == float("inf") else self.imbalance}
 

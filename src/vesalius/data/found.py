@@ -44,8 +44,8 @@ class Ask:
             return self.task or given
         if given == UNLABELLED:
             raise UsageError(
-                f"task {self.task} needs truth, but none was found; put the cases of each class into a folder, or add a "
-                "manifest.csv with columns path and label"
+                f"task {self.task} needs truth, but none was found; put the cases of each class into a folder, or add "
+                "a manifest.csv with columns path and label"
             )
         raise UsageError(
             f"layout {layout} holds the truth for task {' or '.join([given, *others])}, not for "

@@ -93,8 +93,7 @@ def split_manifest(
     if folds:
         frame["fold"] = frame["case_id"].map(dict(zip(ids, _folds(cohort, parts, folds, seed).tolist(), strict=True)))
     made = manifest.with_frame(frame, split_source=source)
-    asked = _shares(val, test) if source == "made" else {}
-    return made.with_problems(*notes, *achieved(made, asked, by))
+    return made.with_problems(*notes, *achieved(made, _shares(val, test) if source == "made" else {}, by))
 
 
 def _check_settings(manifest: Manifest, val: float, test: float, by: str, folds: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -246,7 +247,7 @@ def stack(planes: Sequence[Plane], where: str, limits: ReadLimits, *, sparse: bo
         _complain(planes, distances, step, where, limits, crooked=crooked and not irregular, off_line=off_line)
         notes = [Note(Act.RESAMPLED, _irregular_note(distances, step, crooked, off_line))]
     else:
-        notes = _repair_notes(distances, uneven, limits)
+        notes = _repair_notes(distances, uneven, limits) + _thin_notes(planes[0].thickness, step, sparse=sparse)
     if tilted and not crooked:
         notes.append(_tilt_note(tilt, where, limits))
     if irregular or crooked or (tilted and limits.tilt == "resample"):
@@ -273,6 +274,15 @@ def _repair_notes(distances: Vector, uneven: float, limits: ReadLimits) -> list[
     gaps = np.diff(distances)
     text = f"slice distances vary from {gaps.min():.4g} to {gaps.max():.4g} mm: set on an even grid"
     return [Note(Act.REPAIRED, f"{text}, no slice moved more than {uneven:.2g} mm")]
+
+
+def _thin_notes(thickness: float | None, step: float, *, sparse: bool) -> list[Note]:
+    # Gaps of up to half a slice are usual in MR; twice the thickness is what remains when every other slice is lost.
+    if sparse or thickness is None or step < 1.95 * thickness:
+        return []
+    return [
+        Note(Act.NOTED, f"slices of {thickness:.4g} mm lie {step:.4g} mm apart: what is between them is in no file")
+    ]
 
 
 def _sparse_step(gaps: Vector, thickness: float | None) -> float:
@@ -328,7 +338,7 @@ def _complain(
         raise GeometryError(
             where,
             found=f"{len(missing)} missing slice{'s' if len(missing) > 1 else ''} at {places}{more} (the widest gap is "
-            f"between {planes[gap].name} and {planes[gap + 1].name})",
+            f"between {_short(planes[gap])} and {_short(planes[gap + 1])})",
             expected=f"a slice every {step:.4g} mm",
             do=do,
         )
@@ -337,7 +347,7 @@ def _complain(
     raise GeometryError(
         where,
         found=f"uneven slice distances from {gaps.min():.4g} to {gaps.max():.4g} mm, the worst between "
-        f"{planes[worst].name} and {planes[worst + 1].name}",
+        f"{_short(planes[worst])} and {_short(planes[worst + 1])}",
         expected=f"{step:.4g} mm everywhere",
         do='read with read_limits(irregular="resample")',
     )
@@ -364,8 +374,19 @@ def missing_distances(distances: Vector, step: float, tolerance: float) -> list[
 
 def _irregular_note(distances: Vector, step: float, crooked: bool, off_line: float) -> str:
     gaps = np.diff(distances)
-    text = f"slice distances vary from {gaps.min():.4g} to {gaps.max():.4g} mm: resampled linearly to {step:.4g} mm"
-    return text + (f"; slice origins up to {off_line:.2f} mm off a line were moved into place" if crooked else "")
+    parts = []
+    if np.ptp(gaps) > 1e-6 * step:
+        parts.append(
+            f"slice distances vary from {gaps.min():.4g} to {gaps.max():.4g} mm: resampled linearly to {step:.4g} mm"
+        )
+    if crooked:
+        parts.append(f"slice origins up to {off_line:.2f} mm off a straight line: slices shifted into place (linear)")
+    return "; ".join(parts)
+
+
+def _short(plane: Plane) -> str:
+    """Its file without the folder, which the error names already."""
+    return Path(plane.name).name
 
 
 def _tilt_note(tilt: float, where: str, limits: ReadLimits) -> Note:

@@ -100,7 +100,7 @@ def meaning(dataset: Dataset, shared: Dataset | None = None, frame: Dataset | No
         notes += more
     inverted = None
     if str(dataset.get("PhotometricInterpretation", "")).strip() == "MONOCHROME1":
-        if unit is Unit.INTENSITY and "PixelData" in dataset:
+        if unit is Unit.INTENSITY and "BitsStored" in dataset:  # float pixels have none, and no limit to turn at
             inverted = stored_range(dataset)
             notes.append(Note(Act.REPAIRED, "MONOCHROME1: turned round, so that larger values are brighter"))
         else:

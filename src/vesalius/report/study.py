@@ -18,10 +18,12 @@ from vesalius.report.charts import confusion_table
 from vesalius.report.page import write_page
 from vesalius.report.pictures import data_uri, png_size
 from vesalius.report.tables import (
+    MOST_CLASSES,
     cell_of,
     counts_grid,
     heading,
     in_order,
+    mixups_grid,
     operating_grid,
     per_class_grid,
     subgroups_grid,
@@ -86,10 +88,33 @@ def write_study_report(
     """
     card = card or {}
     metrics = words.marked(metrics, card)
-    labels = known_labels(metrics, card)
-    cases = read_cases(table, labels)
-    labels = cases.labels
+    cases = read_cases(table, known_labels(metrics, card))
     patients_known = knows_patients(card, metrics)
+    gallery, gallery_note = _gallery(cases, pictures or {})
+    content = {
+        "title": title or str(card.get("name") or "Study report"),
+        "kind": "Study report",
+        **_judged(metrics, cases, card, patients_known=patients_known),
+        "gallery": gallery,
+        "gallery_note": gallery_note,
+        "training": figures.training_figures(history),
+        "timing": _timing(metrics.get("timing") or {}),
+        **_data(card.get("data") or {}, metrics, patients_known),
+        "notes": [str(note) for note in notes],
+        "plan": _plan(plan),
+        "limits": words.limits(metrics, patients_known=patients_known, labels=cases.labels),
+        **_use(card, provenance),
+        "provenance": _provenance(provenance),
+    }
+    content["sections"] = _sections(content)
+    return write_page(Path(folder) / "index.html", "study.html", **content)
+
+
+def _judged(
+    metrics: Mapping[str, Any], cases: Cases, card: Mapping[str, Any], *, patients_known: bool
+) -> dict[str, Any]:
+    """Everything on the page that comes from the numbers and the table of cases."""
+    labels = cases.labels
     points = figures.operating_points(metrics.get("operating_points") or card.get("operating_points"))
     numbers = in_order({str(key): words.interval(data) for key, data in (metrics.get("metrics") or {}).items()})
     per_class = {str(k): in_order(words.numbers_of(v)) for k, v in (metrics.get("per_class") or {}).items()}
@@ -98,43 +123,32 @@ def write_study_report(
     # Two classes have one and the same AUROC.
     forest[1:1] = [] if labels.binary else figures.per_class_forest(per_class)
     decision = metrics.get("decision") or {}
-    used = (
-        words.interval((decision.get("thresholds") or {}).get(labels.names[labels.positive])).value
-        if labels.binary
-        else None
-    )
-    gallery, gallery_note = _gallery(cases, pictures or {})
-    content = {
-        "title": title or str(card.get("name") or "Study report"),
-        "kind": "Study report",
+    thresholds = decision.get("thresholds") or {}
+    used = words.interval(thresholds.get(labels.names[labels.positive])).value if labels.binary else None
+    subgroups = metrics.get("subgroups") or {}
+    mistaken = None if labels.multilabel or not len(cases) else confusion(cases)
+    return {
         "answer": words.answer(metrics, labels, patients_known=patients_known),
         "warnings": words.warnings(metrics, patients_known=patients_known, class_cases=tally),
         "cards": _cards(numbers, labels),
         "numbers_lead": _lead(metrics, numbers, patients_known),
         "forest": forest,
         "operating": operating_grid(points, lettered=labels.binary),
-        # Points of one finding share their warning; the finding is named before the colon.
-        "operating_warnings": list(dict.fromkeys(f"{p.name.split(':')[0]}: {p.warning}" for p in points if p.warning)),
+        # Points of one finding share their warning; the finding is named before the last colon.
+        "operating_warnings": list(
+            dict.fromkeys(f"{p.name.rpartition(': ')[0] or p.name}: {p.warning}" for p in points if p.warning)
+        ),
         "decided": words.decision(decision, labels),
         "figures": figures.case_figures(cases, points, threshold=used),
         "calibration": _calibration(metrics.get("calibration") or {}),
-        "confusion": None if labels.multilabel or not len(cases) else confusion_table(confusion(cases), labels.names),
+        "confusion": confusion_table(mistaken, labels.names)
+        if mistaken is not None and len(labels) <= MOST_CLASSES
+        else None,
+        "mixups": mixups_grid(mistaken, labels.names) if mistaken is not None and len(labels) > MOST_CLASSES else None,
         "per_class": per_class_grid(per_class, tally),
-        "subgroups": subgroups_grid(metrics.get("subgroups") or {}),
-        "not_subgroups": words.excluded_subgroups(metrics.get("subgroups") or {}),
-        "gallery": gallery,
-        "gallery_note": gallery_note,
-        "training": figures.training_figures(history),
-        "timing": _timing(metrics.get("timing") or {}),
-        **_data(card.get("data") or {}, metrics, patients_known),
-        "notes": [str(note) for note in notes],
-        "plan": _plan(plan),
-        "limits": words.limits(metrics, patients_known=patients_known, labels=labels),
-        **_use(card, provenance),
-        "provenance": _provenance(provenance),
+        "subgroups": subgroups_grid(subgroups),
+        "not_subgroups": words.excluded_subgroups(subgroups),
     }
-    content["sections"] = _sections(content)
-    return write_page(Path(folder) / "index.html", "study.html", **content)
 
 
 def known_labels(metrics: Mapping[str, Any], card: Mapping[str, Any]) -> Labels | None:
@@ -164,7 +178,10 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("limits", "Limits"),
         ("use", "Use"),
     ]
-    absent = {"curves": not content["figures"], "classes": not (content["confusion"] or content["per_class"])}
+    absent = {
+        "curves": not content["figures"],
+        "classes": not (content["confusion"] or content["mixups"] or content["per_class"]),
+    }
     return [(anchor, name) for anchor, name in names if not absent.get(anchor)]
 
 

@@ -6,9 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vesalius.report import figures, words
 
 MOST_COLUMNS = 5
+MOST_MIXUPS = 25
+# A confusion matrix of more classes is wider than a screen and longer than a page.
+MOST_CLASSES = 30
 FIRST = (
     "auroc",
     "accuracy",
@@ -154,3 +160,17 @@ def counts_grid(counts: Mapping[str, Any]) -> Grid | None:
         rows.append(["Patients", *(str(people.get(s, "")) for s in splits), str(counts.get("patients", ""))])
     head = ["Class", *(words.SPLITS.get(s, s) for s in splits), "all"]
     return Grid(head, rows, right=tuple(head[1:]))
+
+
+def mixups_grid(counts: NDArray[np.int64], names: Sequence[str]) -> Grid | None:
+    """The commonest mistakes, for questions of so many classes that nobody can read a confusion matrix."""
+    errors = counts - np.diag(np.diag(counts))
+    order = np.argsort(-errors, axis=None, kind="stable")[:MOST_MIXUPS]
+    places = [divmod(int(place), len(names)) for place in order]
+    rows = [
+        [names[i], names[j], str(int(errors[i, j])), words.percent(float(errors[i, j] / counts[i].sum()))]
+        for i, j in places
+        if errors[i, j]
+    ]
+    head = ["In truth", "Called", "Cases", "Of that class"]
+    return Grid(head, rows, caption="The commonest mistakes.", right=tuple(head[2:])) if rows else None

@@ -32,7 +32,7 @@ from vesalius.predict.device import pick_device, use_cores
 from vesalius.predict.predictor import Predictor
 from vesalius.serve import results
 from vesalius.tasks.classify import Classify
-from vesalius.train.planner import Facts, Preflight, plan_classification, preflight
+from vesalius.train.planner import Facts, Preflight, plan_classification
 from vesalius.train.run import RunFolder, folds, train_member
 from vesalius.transforms.preprocess import Preprocess
 
@@ -240,18 +240,10 @@ class Workshop:
         path = self.folder.root / "checkpoints" / "deadline.json"
         if path.exists():
             return float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
-        flight = self._test_seconds()
-        left = max(self.request["budget_s"] - (time.monotonic() - start) - flight, 1.0)
+        left = max(self.request["budget_s"] - (time.monotonic() - start) - float(self.plan["run.reserve_s"]), 1.0)
         if process_rank()[0] == 0:
             write_json(path, {"seconds": left})
         return left
-
-    def _test_seconds(self) -> float:
-        facts = Facts(len(self.cohort.labels), self.cohort.labels.multilabel, len(self.cohort.places("train")),
-                      len(self.cohort.frame) - len(self.cohort.places("train")), pick_device(self.request["device"]))
-        from vesalius.train import speed
-
-        return preflight(self.plan, facts, speed.measure(self.plan, facts.classes, facts.device, steps=1)).test_s
 
     def finish(self, members: list[dict[str, Any]], start: float, command: Sequence[str] | None, progress: Progress) -> Trained:
         """Calibrate, test, write bundle and report."""

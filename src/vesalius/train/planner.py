@@ -217,6 +217,7 @@ def _schedule(plan: Plan, facts: Facts, settings: Mapping[str, Any], measured: t
     elif "optim.epochs" in settings:
         total = round(float(plan["optim.epochs"]) * per_epoch)
     elif facts.budget_s is not None:
+        plan.decide("run.reserve_s", round(_test_seconds(plan, facts, measured), 1), "measured speed of prediction, and what the report takes")
         seconds = _train_seconds(plan, facts, measured)
         total = max(8, int(seconds / measured.step_s))
         most = int(per_epoch * wanted * 6)

@@ -202,6 +202,10 @@ def make_network(plan: Plan, task: Classify, seed: int) -> torch.nn.Module:
 
 def make_fabric(plan: Plan, device: torch.device) -> Any:
     """Lightning Fabric for this device and, under torchrun, for this group of processes."""
+    import logging
+
+    # Fabric announces its precision on every start; the plan says it already.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     from lightning_fabric import Fabric
 
     precision = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[plan["optim.precision"]]

@@ -165,8 +165,7 @@ class Augment:
             raise ValueError(f"image must be floating point, got {image.dtype}; call Preprocess.finish first")
         if label is not None and self.spec["mixup"]:
             raise ValueError("mixup cannot blend a label map; set augment.mixup to 0 (cutmix works)")
-        # Autocast would make coordinates from 8-bit mantissas.
-        with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        with torch.no_grad():
             x = image.to(torch.float32)
             x, label = warp_together(x, label, params.spatial, padding=self.spec["padding"])
             for name, change in _CHANGES.items():
