@@ -22,7 +22,7 @@ from vesalius.io.limits import ReadLimits, read_limits
 from vesalius.io.open import open_image
 
 # GDCM's own RLE encoder aborts the process on odd sizes.
-ENCODER = {uid.RLELossless: "pylibjpeg"}
+ENCODER = {uid.RLELossless: "pydicom"}
 
 
 def item(**elements):
@@ -390,7 +390,7 @@ def test_ultrasound_region_gives_a_pixel_size(tmp_path):
 def test_values_beyond_bits_stored_are_refused_not_wrapped(tmp_path):
     stored = np.full((8, 8), 60000, np.uint16)
     dataset = image_dataset(stored, RescaleSlope="1", RescaleIntercept="-1024")
-    dataset.compress(uid.RLELossless, generate_instance_uid=False, encoding_plugin="pylibjpeg")
+    dataset.compress(uid.RLELossless, generate_instance_uid=False, encoding_plugin="pydicom")
     dataset.BitsStored, dataset.HighBit = 12, 11
     with pytest.raises(UnreadableFile, match="beyond what Bits Stored allows"):
         open_image(save(dataset, tmp_path / "a.dcm"))
@@ -478,7 +478,7 @@ def test_damaged_files_never_raise_a_foreign_error(tmp_path):
         ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
         PixelSpacing=[1, 1],
     )
-    dataset.compress(uid.RLELossless, generate_instance_uid=False, encoding_plugin="pylibjpeg")
+    dataset.compress(uid.RLELossless, generate_instance_uid=False, encoding_plugin="pydicom")
     whole = np.frombuffer(save(dataset, tmp_path / "a.dcm").read_bytes(), np.uint8)
     for _ in range(150):
         broken = whole.copy()

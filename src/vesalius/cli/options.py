@@ -13,12 +13,19 @@ from vesalius.core.errors import UsageError
 class Parser(argparse.ArgumentParser):
     """argparse, except that a mistake is one line and exit code 2."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **options})
 
     def error(self, message: str) -> NoReturn:
         """One readable line; the nearest option is named for an unknown one."""
         raise UsageError(f"{message.replace('argument ', '')}{self._hint(message)}; see {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Unknown words are refused by the verb that got them, which knows the nearest option."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
 
     def _hint(self, message: str) -> str:
         words = [word for word in message.replace("'", " ").split() if word.startswith("--")]

@@ -22,7 +22,8 @@ class Screen:
     def __init__(self, verbosity: int = 0) -> None:
         self.verbosity = verbosity
         self.live = sys.stderr.isatty()
-        self._what, self._unit, self._total = "", "", None
+        self._what, self._unit = "", ""
+        self._total: int | None = None
         self._done, self._begin, self._drawn, self._note, self._resumed = 0, 0.0, 0.0, "", 0
 
     def start(self, what: str, total: int | None, unit: str = "") -> None:

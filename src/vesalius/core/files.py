@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+# File systems allow 255 bytes; the rest is for suffixes and the hidden name while writing.
+_LONGEST_STEM = 200
+
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[BinaryIO]:
@@ -64,9 +67,11 @@ def sha256(path: str | Path) -> str:
 def safe_stem(text: str) -> str:
     """`text` as a file name: letters, digits, dot, dash and underscore; never empty, hidden or a path.
 
-    Two different texts never give the same name: a text that had to be changed carries a short hash of the original.
+    Two different texts never give the same name: a text that had to be changed carries a short hash of the original
+    behind a tilde, which no unchanged text holds.
     """
     stem = re.sub(r"[^\w.\-]+", "_", text).strip("._")
-    if stem == text and stem:
+    if stem == text and 0 < len(stem.encode()) <= _LONGEST_STEM:
         return stem
-    return f"{stem or 'case'}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+    short = stem.encode()[: _LONGEST_STEM - 9].decode(errors="ignore")
+    return f"{short or 'case'}~{hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=4).hexdigest()}"

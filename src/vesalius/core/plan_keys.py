@@ -112,7 +112,7 @@ KEYS: dict[str, Key] = {
     "model.name": Key(str, "lean", "A name of the registry: `vesalius plan --models`."),
     "model.width": Key(int, None, "Channels of the first stage.", 4, 512, optional=True),
     "model.depths": Key(list, None, "Blocks per stage.", optional=True),
-    "model.stem": Key(str, "auto", "How the first layer reduces.", choices=("auto", "small", "patch", "large")),
+    "model.stem": Key(str, "auto", "How the first layer reduces.", choices=("auto", "small", "half", "patch", "large")),
     "model.dropout": Key(float, 0.0, "Before the last layer.", 0, 0.9),
     "loss.name": Key(str, "cross_entropy", "What is minimised.", choices=("cross_entropy", "focal")),
     "loss.label_smoothing": Key(float, 0.0, "Part of the target spread over all classes.", 0, 0.5),

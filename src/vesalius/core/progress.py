@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Silent:
 
 def track(items: Iterable[T], progress: Progress, what: str, *, total: int | None = None, unit: str = "") -> Iterator[T]:
     """Iterate over `items` and report each."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     progress.start(what, total, unit)
     for item in items:

@@ -228,7 +228,7 @@ class Maker:
         else:
             handle = os.open(self.folder / PIXELS, os.O_WRONLY)
             try:
-                os.pwrite(handle, memoryview(chunk.pixels).cast("B"), chunk.start * self.row_bytes)
+                os.pwrite(handle, chunk.pixels.data.cast("B"), chunk.start * self.row_bytes)
                 os.fsync(handle)
             finally:
                 os.close(handle)

@@ -86,6 +86,8 @@ class Store:
 
     def read_patch(self, row: int, start: Sequence[int], size: Sequence[int]) -> Pixels:
         """The part ``(C, *size)`` of one row that begins at index `start` (z, y, x); chunks outside it stay unread."""
+        if not 0 <= row < self.rows:
+            raise IndexError(f"row {row} of a store of {self.rows}")
         part = (slice(None), *(slice(a, a + n) for a, n in zip(start, size, strict=True)))
         if self.kind == "chunked":
             return np.asarray(self._volume(row)[part])
@@ -94,7 +96,7 @@ class Store:
     def _read_row(self, row: int, out: Pixels) -> None:
         if self._file is None:
             self._file = os.open(self.folder / PIXELS, os.O_RDONLY)
-        got = os.preadv(self._file, [memoryview(out.reshape(-1)).cast("B")], row * self.row_bytes)
+        got = os.preadv(self._file, [out.reshape(-1).data.cast("B")], row * self.row_bytes)
         if got != self.row_bytes:
             raise UnreadableFile(self.folder / PIXELS, found=f"{got} bytes in row {row}", expected=f"{self.row_bytes}",
                                  do="remove the folder; it is prepared again")
@@ -117,7 +119,7 @@ class Store:
 
     def __getstate__(self) -> dict[str, Any]:
         # File handles and maps belong to one process; the next one opens its own.
-        return {**self.__dict__, "_file": None}
+        return {**self.__dict__, "_file": None, "_map": None}
 
 
 def volume_path(folder: Path, row: int) -> Path:

@@ -69,7 +69,8 @@ def write_nifti(image: Image | Mask, path: str | Path, *, description: str = "",
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, compresslevel=level, mtime=0) as packed:
                 file_image.to_stream(packed)
         else:
-            file_image.to_stream(file)
+            whole: Any = file  # nibabel asks for an IOBase, which a BinaryIO is
+            file_image.to_stream(whole)
     return path
 
 

@@ -65,11 +65,12 @@ class BasicBlock(nn.Module):
     def __init__(self, dims: int, inputs: int, width: int, stride: int = 1, *, excite: bool = False) -> None:
         super().__init__()
         self.first = ConvNormAct(dims, inputs, width, stride=stride)
-        self.second = nn.Sequential(conv(dims, width, width), NORM[dims](width))
+        last = NORM[dims](width)
+        self.second = nn.Sequential(conv(dims, width, width), last)
         self.excite = SqueezeExcite(dims, width) if excite else nn.Identity()
         self.shortcut = Shortcut(dims, inputs, width, stride)
         # Each block starts as the identity, which lets short schedules use large rates (Goyal et al. 2017).
-        nn.init.zeros_(self.second[1].weight)
+        nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, inputs, *S) -> (B, width, *(S / stride))``."""
@@ -86,10 +87,11 @@ class Bottleneck(nn.Module):
         outputs = width * self.expansion
         self.first = ConvNormAct(dims, inputs, width, kernel=1)
         self.second = ConvNormAct(dims, width, width, stride=stride)
-        self.third = nn.Sequential(conv(dims, width, outputs, 1), NORM[dims](outputs))
+        last = NORM[dims](outputs)
+        self.third = nn.Sequential(conv(dims, width, outputs, 1), last)
         self.excite = SqueezeExcite(dims, outputs) if excite else nn.Identity()
         self.shortcut = Shortcut(dims, inputs, outputs, stride)
-        nn.init.zeros_(self.third[1].weight)
+        nn.init.zeros_(last.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, inputs, *S) -> (B, 4 * width, *(S / stride))``."""

@@ -32,16 +32,20 @@ class Encoder(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """Mean over space, dropout, one linear layer."""
+    """Mean and maximum over space, dropout, one linear layer.
+
+    The mean answers for what is spread out, the maximum for a small finding that a mean would drown.
+    """
 
     def __init__(self, features: int, classes: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(features, classes)
+        self.linear = nn.Linear(2 * features, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, features, *S) -> (B, classes)``."""
-        return self.linear(self.dropout(x.mean(dim=tuple(range(2, x.ndim)))))
+        space = tuple(range(2, x.ndim))
+        return self.linear(self.dropout(torch.cat([x.mean(dim=space), x.amax(dim=space)], dim=1)))
 
 
 class ConvNet(Encoder):
@@ -85,6 +89,7 @@ class ResNet(Encoder):
     ----------
     stem
         ``large``: 7x7 stride 2 and max pooling (reduction 4); ``patch``: two strided 3x3 convolutions (reduction 4);
+        ``half``: one strided 3x3 convolution (reduction 2);
         ``small``: one 3x3 convolution at full resolution, for images of a few dozen pixels.
     """
 
@@ -126,6 +131,8 @@ class ResNet(Encoder):
 def _stem(dims: int, inputs: int, width: int, kind: str) -> tuple[nn.Module, int]:
     if kind == "small":
         return ConvNormAct(dims, inputs, width), 1
+    if kind == "half":
+        return ConvNormAct(dims, inputs, width, stride=2), 2
     if kind == "patch":
         return nn.Sequential(ConvNormAct(dims, inputs, width // 2, stride=2), ConvNormAct(dims, width // 2, width, stride=2)), 4
     return nn.Sequential(ConvNormAct(dims, inputs, width, kernel=7, stride=2), MAX_POOL[dims](3, 2, padding=1)), 4
@@ -135,6 +142,6 @@ def _start_residual(net: nn.Module) -> None:
     _start(net)
     for part in net.modules():
         if isinstance(part, BasicBlock):
-            nn.init.zeros_(part.second[1].weight)
+            nn.init.zeros_(part.second[1].weight)  # type: ignore[arg-type]
         elif isinstance(part, Bottleneck):
-            nn.init.zeros_(part.third[1].weight)
+            nn.init.zeros_(part.third[1].weight)  # type: ignore[arg-type]

@@ -72,10 +72,15 @@ def gather(inputs: Sequence[str | Path]) -> list[Item]:
 
 def _unique(items: Iterable[Item]) -> list[Item]:
     seen: dict[str, int] = {}
+    taken: set[str] = set()
     out = []
     for item in items:
-        count = seen[item.case_id] = seen.get(item.case_id, 0) + 1
-        out.append(item if count == 1 else Item(f"{item.case_id}-{count}", item.source))
+        case, count = item.case_id, seen.get(item.case_id, 0) + 1
+        while (name := case if count == 1 else f"{case}-{count}") in taken:
+            count += 1
+        seen[case] = count
+        taken.add(name)
+        out.append(Item(name, item.source))
     return out
 
 

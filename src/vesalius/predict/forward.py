@@ -40,7 +40,8 @@ class Forward:
                  device: torch.device | None = None, views: Sequence[Sequence[int]] = ((),)) -> None:
         self.device = device or torch.device("cpu")
         order = torch.channels_last if preprocess.dims == 2 else torch.channels_last_3d
-        self.networks = [network.eval().to(device=self.device, memory_format=order) for network in networks]
+        where: Any = {"device": self.device, "memory_format": order}  # torch's stub of `to` lacks memory_format
+        self.networks = [network.eval().to(**where) for network in networks]
         self.preprocess = preprocess.to(self.device)
         self.task, self.order = task, order
         self.views = [tuple(2 + int(axis) for axis in view) for view in views] or [()]

@@ -221,6 +221,8 @@ class Workshop:
     def train(self, start: float, progress: Progress) -> list[dict[str, Any]]:
         """The weights of every member."""
         device = pick_device(self.request["device"])
+        if device.type == "cpu":
+            use_cores()  # also when resuming: another number of threads adds in another order
         parts = folds(self.cohort.frame, int(self.plan["split.folds"]))
         deadline = self._deadline(start)
         members = []

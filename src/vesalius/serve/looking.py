@@ -71,7 +71,7 @@ def _page(out: Path, manifest: Manifest, found: dict[str, Any], progress: Progre
 
 
 def _flat(facts: dict[str, Any]) -> dict[str, str]:
-    out = {}
+    out: dict[str, str] = {}
     for name, value in facts.items():
         if isinstance(value, dict):
             out |= {f"{name} {key}": _short(entry) for key, entry in value.items()}
@@ -92,7 +92,7 @@ def _montage(manifest: Manifest, progress: Progress) -> dict[str, bytes]:
     """A contact sheet per class, cases drawn at random."""
     cases = manifest.cases
     names = manifest.labels.names if manifest.labels else ("",)
-    sheets = {}
+    sheets: dict[str, bytes] = {}
     for name in track(names, progress, "pictures"):
         chosen = cases[cases["label"].str.split("|").map(lambda have, name=name: name in have)] if name else cases
         draw = generator(0, "montage", len(sheets)).permutation(len(chosen))[:PICTURES_PER_CLASS]

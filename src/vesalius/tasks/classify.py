@@ -36,7 +36,8 @@ class Classify:
         self.labels = labels
         settings = dict(loss or {})
         self.smoothing = float(settings.get("label_smoothing") or 0.0)
-        self.gamma = float(settings.get("focal_gamma") or 2.0) if settings.get("name") == "focal" else 0.0
+        gamma = settings.get("focal_gamma")
+        self.gamma = float(2.0 if gamma is None else gamma) if settings.get("name") == "focal" else 0.0
         weights = settings.get("class_weights")
         if weights is not None and len(weights) != len(labels):
             raise ValueError(f"loss.class_weights has {len(weights)} numbers for {len(labels)} classes")
@@ -70,19 +71,22 @@ class Classify:
         if self.labels.multilabel:
             log_yes, log_no = F.logsigmoid(logits), F.logsigmoid(-logits)
             if self.gamma:
-                yes = torch.sigmoid(logits)
-                log_yes, log_no = log_yes * (1 - yes) ** self.gamma, log_no * yes**self.gamma
+                log_yes, log_no = log_yes * self._focus(log_no.exp()), log_no * self._focus(log_yes.exp())
             terms = -(target * log_yes + (1 - target) * log_no)
         else:
             log_p = F.log_softmax(logits, dim=1)
             if self.gamma:
-                log_p = log_p * (1 - log_p.exp()) ** self.gamma
+                log_p = log_p * self._focus(-torch.expm1(log_p))
             terms = -target * log_p
         if self.class_weights is not None:
             terms = terms * self.class_weights.to(terms.device)
         if self.labels.multilabel:
             return terms.mean()
         return terms.sum(dim=1).mean()
+
+    def _focus(self, doubt: Tensor) -> Tensor:
+        """``doubt ** gamma``; a doubt of exactly zero would have an infinite slope where gamma is below 1."""
+        return doubt.clamp_min(1e-6) ** self.gamma
 
     def probabilities(self, logits: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float64]:
         """Logits ``(..., K)`` as probabilities, calibrated by `temperature` (Guo et al., ICML 2017)."""

@@ -204,11 +204,11 @@ def make_fabric(plan: Plan, device: torch.device) -> Any:
     """Lightning Fabric for this device and, under torchrun, for this group of processes."""
     import logging
 
-    # Fabric announces its precision on every start; the plan says it already.
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     from lightning_fabric import Fabric
 
-    precision = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[plan["optim.precision"]]
+    # Fabric announces its precision on every start; the plan says it already. Importing it sets the level to INFO.
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    precision: Any = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}[plan["optim.precision"]]
     _, world = process_rank()
     many = world > 1
     devices: Any = world if many else ([device.index or 0] if device.type == "cuda" else 1)
@@ -233,7 +233,7 @@ def train_member(plan: Plan, task: Classify, store: Store, *, member: int, train
     fabric = make_fabric(plan, device)
     optim = plan.section("optim")
     preprocess = Preprocess.from_spec(plan.section("preprocess")).to(fabric.device)
-    policy = PlainStep(fabric, task, make_network(plan, task, seed).to(memory_format=_order(plan)), optim)
+    policy = PlainStep(fabric, task, make_network(plan, task, seed).to(**_order(plan)), optim)
     batches = Batches(store, *train, size=int(optim["batch_size"]), seed=seed, balance=float(plan["sampling.balance"]),
                       rank=fabric.global_rank, world=fabric.world_size)
     total = total_steps(plan, batches.steps_per_epoch)
@@ -258,9 +258,10 @@ def _quiet(row: dict[str, Any]) -> None:
 
 
 def _order(plan: Plan) -> Any:
+    """Keywords of ``Module.to``, whose stub lacks ``memory_format``."""
     if not plan["optim.channels_last"]:
-        return torch.contiguous_format
-    return torch.channels_last if plan["preprocess.dims"] == 2 else torch.channels_last_3d
+        return {"memory_format": torch.contiguous_format}
+    return {"memory_format": torch.channels_last if plan["preprocess.dims"] == 2 else torch.channels_last_3d}
 
 
 def total_steps(plan: Plan, steps_per_epoch: float) -> int:

@@ -57,8 +57,8 @@ class Course:
             for line in self.journal.read_text(encoding="utf-8").splitlines():
                 try:
                     entry = json.loads(line)
-                except json.JSONDecodeError:  # the last line of a killed process: it never took effect
-                    break
+                except json.JSONDecodeError:  # the line a killed process was writing: it never took effect
+                    continue
                 self.revisions.append((int(entry["step"]), int(entry["total"])))
 
     def end(self, step: int) -> int:
@@ -90,7 +90,8 @@ class Course:
         total = max(int(total), step)
         if self.journal is not None:
             with self.journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, "total": total}) + "\n")
+                # A line break first: the line before may be torn.
+                file.write("\n" + json.dumps({"step": step, "total": total}) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         self.revisions.append((step, total))

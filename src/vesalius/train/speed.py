@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,8 @@ def measure(plan: Plan, classes: int, device: torch.device, *, steps: int = 3, s
     dims, channels, size = plan["preprocess.dims"], plan["preprocess.channels"], tuple(plan["preprocess.size"])
     labels = Labels(tuple(f"class {k}" for k in range(max(classes, 2))))
     task = Classify(labels)
-    network = make_network(plan, task, 0).to(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
+    order: Any = {"memory_format": torch.channels_last if dims == 2 else torch.channels_last_3d}
+    network = make_network(plan, task, 0).to(**order)
     # A trial step must not depend on section loss: its cost does not.
     policy = PlainStep(_LocalFabric(plan["optim.precision"], device), task, network, plan.section("optim"))
     augment = Augment(augment_spec(plan), dims=dims, seed=0)
