@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -28,28 +29,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except MemoryError:
-        print("vesalius: out of memory; give --memory what is free, or set a smaller preprocess.size or optim.batch_size", file=sys.stderr)
+        print(
+            "vesalius: out of memory; give --memory what is free, or set a smaller preprocess.size or optim.batch_size",
+            file=sys.stderr,
+        )
         return 5
     except OSError as error:
         if verbose:
             raise
         full = error.errno == 28
-        print(f"vesalius: {error.filename or ''}: {error.strerror}{'; free some disk space' if full else ''}", file=sys.stderr)
+        print(
+            f"vesalius: {error.filename or ''}: {error.strerror}{'; free some disk space' if full else ''}",
+            file=sys.stderr,
+        )
         return 5 if full else 3
     except Exception as error:  # a defect: one line for the person, the traceback with -v
         if verbose:
             raise
-        print(f"vesalius: unexpected {type(error).__name__}: {' '.join(str(error).split())}; run again with -v and report it", file=sys.stderr)
+        print(
+            f"vesalius: unexpected {type(error).__name__}: {' '.join(str(error).split())}; run again with -v and report it",
+            file=sys.stderr,
+        )
         return 1
 
 
-def _run(typed: list[str]) -> int:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every verb; a parsed line knows its function as ``call``."""
     from vesalius.cli import options, verbs
     from vesalius.core.version import __version__
 
     table = {
         "demo": (verbs.demo_options, verbs.demo, "the whole journey on embedded synthetic cases"),
-        "inspect": (verbs.inspect_options, verbs.inspect, "what is in a folder: cases, patients, classes, duplicates, problems"),
+        "inspect": (
+            verbs.inspect_options,
+            verbs.inspect,
+            "what is in a folder: cases, patients, classes, duplicates, problems",
+        ),
         "plan": (verbs.plan_options, verbs.plan, "a plan with reasons, and what it will take"),
         "train": (verbs.train_options, verbs.train, "from data to a tested, calibrated model with a report"),
         "evaluate": (verbs.evaluate_options, verbs.evaluate, "the report again, or on other data"),
@@ -58,10 +73,16 @@ def _run(typed: list[str]) -> int:
     parser = options.Parser(prog="vesalius", description="Deep learning for medical images.", epilog=_CODES)
     parser.add_argument("--version", action="version", version=f"vesalius {__version__}")
     chosen = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", parser_class=options.Parser)
-    for name, (add, _, about) in table.items():
+    for name, (add, call, about) in table.items():
         verb = chosen.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", epilog=_CODES)
         add(verb)
         options.common(verb)
+        verb.set_defaults(call=call)
+    return parser
+
+
+def _run(typed: list[str]) -> int:
+    parser = build_parser()
     args = parser.parse_args(typed)
     if args.verb is None:
         parser.print_help()
@@ -69,7 +90,7 @@ def _run(typed: list[str]) -> int:
     args.typed, args.started = ["vesalius", *typed], _STARTED
     from vesalius.cli.screen import Screen
 
-    return table[args.verb][1](args, Screen(-1 if args.quiet else int(args.verbose)))
+    return int(args.call(args, Screen(-1 if args.quiet else int(args.verbose))))
 
 
 _CODES = """exit codes: 0 done; 2 wrong usage; 3 data unreadable; 4 leakage refused; 5 memory, disk or time not enough;

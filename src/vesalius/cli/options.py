@@ -39,7 +39,9 @@ class Parser(argparse.ArgumentParser):
 def common(parser: argparse.ArgumentParser) -> None:
     """--json, -v, -q."""
     group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", help="one JSON object on standard output, progress on standard error")
+    group.add_argument(
+        "--json", action="store_true", help="one JSON object on standard output, progress on standard error"
+    )
     group.add_argument("-v", "--verbose", action="store_true", help="more lines, and the traceback of an error")
     group.add_argument("-q", "--quiet", action="store_true", help="warnings and results only")
 
@@ -55,20 +57,42 @@ def planning(parser: argparse.ArgumentParser) -> None:
     """--budget, --memory, --seed, --precision, --set."""
     group = parser.add_argument_group("what to aim for")
     group.add_argument("--task", default="classify", metavar="T", help="the question; this version trains classify")
-    group.add_argument("--budget", metavar="TIME", help="wall time for everything, e.g. 60s, 10m, 1h30m; size and schedule adapt")
+    group.add_argument(
+        "--budget", metavar="TIME", help="wall time for everything, e.g. 60s, 10m, 1h30m; size and schedule adapt"
+    )
     group.add_argument("--memory", metavar="SIZE", help="memory the run may take, e.g. 2G")
-    group.add_argument("--seed", type=natural, default=0, metavar="N", help="every random decision follows from it (default 0)")
-    group.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="arithmetic of training (default auto)")
-    group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="overrule a line of the plan, e.g. model.name=resnet18")
+    group.add_argument(
+        "--seed", type=natural, default=0, metavar="N", help="every random decision follows from it (default 0)"
+    )
+    group.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="arithmetic of training (default auto)",
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="overrule a line of the plan, e.g. model.name=resnet18",
+    )
 
 
 def reading(parser: argparse.ArgumentParser) -> None:
     """How the data are laid out."""
     group = parser.add_argument_group("data")
     group.add_argument("--layout", metavar="L", help="how DATA is laid out, if the guess is wrong")
-    group.add_argument("--label-column", metavar="C", help="column of the table with the class; several, comma-separated, for multi-label")
+    group.add_argument(
+        "--label-column",
+        metavar="C",
+        help="column of the table with the class; several, comma-separated, for multi-label",
+    )
     group.add_argument("--patient-column", metavar="C", help="column of the table with the patient")
-    group.add_argument("--patient-pattern", metavar="REGEX", help="the patient in each file name: the first group of the expression")
+    group.add_argument(
+        "--patient-pattern", metavar="REGEX", help="the patient in each file name: the first group of the expression"
+    )
     group.add_argument("--split-column", metavar="C", help="column of the table with train, val or test")
 
 

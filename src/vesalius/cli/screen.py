@@ -52,7 +52,9 @@ class Screen:
         seconds = time.monotonic() - self._begin
         if self.verbosity > 0 or seconds > 1.0 or not self.live:
             many = f"{self._done} {self._unit}".strip()
-            sys.stderr.write(f"  {self._what:<14} {many:<18} {show_seconds(seconds)}{'  ' + self._note if self._note else ''}\n")
+            sys.stderr.write(
+                f"  {self._what:<14} {many:<18} {show_seconds(seconds)}{'  ' + self._note if self._note else ''}\n"
+            )
         sys.stderr.flush()
 
     def say(self, text: str) -> None:

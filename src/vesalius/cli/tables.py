@@ -16,7 +16,11 @@ def print_inspection(found: dict[str, Any]) -> None:
     console = Console(soft_wrap=True)
     console.print(f"[bold]{found['data']}[/bold]  layout {found['layout']}, task {found['task']}", highlight=False)
     several = f", {found['patients_with_several_images']} of them with several images (at most {found['most_images_of_one_patient']})"
-    known = several if found["patient_source"] != "none" else " (no patient ids known: every image counts as its own patient)"
+    known = (
+        several
+        if found["patient_source"] != "none"
+        else " (no patient ids known: every image counts as its own patient)"
+    )
     console.print(f"{found['images']} images, {found['patients']} patients{known}", highlight=False)
     _classes(console, found)
     _geometry(console, found["geometry"])
@@ -28,7 +32,9 @@ def print_inspection(found: dict[str, Any]) -> None:
         where = f"{problem['path']}: " if problem["path"] else ""
         console.print(f"[{colour}]{problem['severity']}[/{colour}] {where}{problem['text']}", highlight=False)
     if len(found["problems"]) > MOST_PROBLEMS:
-        console.print(f"... and {len(found['problems']) - MOST_PROBLEMS} more; --json or --out lists all", highlight=False)
+        console.print(
+            f"... and {len(found['problems']) - MOST_PROBLEMS} more; --json or --out lists all", highlight=False
+        )
     if "page" in found:
         console.print(f"page  {found['page']}", highlight=False)
 
@@ -50,18 +56,26 @@ def _geometry(console: Console, facts: dict[str, Any]) -> None:
     sides = ["x".join(f"{side:.0f}" for side in shape[key]) for key in ("low", "median", "high")]
     size = sides[1] if facts["one_shape"] else f"{sides[0]} to {sides[2]}, median {sides[1]}"
     spacing = facts["spacing_mm"]
-    steps = "no physical size in the files" if spacing is None else \
-        "x".join(f"{step:.3g}" for step in spacing["median"]) + " mm (median)"
+    steps = (
+        "no physical size in the files"
+        if spacing is None
+        else "x".join(f"{step:.3g}" for step in spacing["median"]) + " mm (median)"
+    )
     kinds = ", ".join(f"{name} ({count})" for name, count in facts["dtypes"].items())
     channels = ", ".join(f"{name} ({count})" for name, count in facts["channels"].items())
-    console.print(f"shape {size}; {steps}; channels {channels}; type {kinds}; modality {facts['modality']}, from {facts['modality_because']}",
-                  highlight=False)
+    console.print(
+        f"shape {size}; {steps}; channels {channels}; type {kinds}; modality {facts['modality']}, from {facts['modality_because']}",
+        highlight=False,
+    )
 
 
 def _duplicates(console: Console, found: dict[str, Any]) -> None:
     same = found["duplicates"]
-    console.print(f"duplicates: {same['exact_groups']} groups of equal images ({same['exact_images']} images), "
-                  f"{same['near_pairs']} pairs of near duplicates", highlight=False)
+    console.print(
+        f"duplicates: {same['exact_groups']} groups of equal images ({same['exact_images']} images), "
+        f"{same['near_pairs']} pairs of near duplicates",
+        highlight=False,
+    )
     for group in same["exact"][:MOST_DUPLICATES]:
         console.print("  " + " = ".join(group), highlight=False)
     for pair in same["near"][:MOST_DUPLICATES]:

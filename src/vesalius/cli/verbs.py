@@ -26,7 +26,9 @@ def inspect(args: argparse.Namespace, screen: Screen) -> int:
     """What is here."""
     from vesalius.serve import jobs
 
-    found = jobs.inspect(args.data, out=args.out, task=args.task, workers=args.workers, reading=options.reading_of(args), progress=screen)
+    found = jobs.inspect(
+        args.data, out=args.out, task=args.task, workers=args.workers, reading=options.reading_of(args), progress=screen
+    )
     if args.json:
         emit(found)
         return 0
@@ -39,7 +41,9 @@ def inspect(args: argparse.Namespace, screen: Screen) -> int:
 def plan_options(parser: argparse.ArgumentParser) -> None:
     """vesalius plan DATA."""
     parser.add_argument("data", metavar="DATA", help="what would be trained on")
-    parser.add_argument("--out", metavar="FILE", default="plan.yaml", help="where the plan is written (default plan.yaml)")
+    parser.add_argument(
+        "--out", metavar="FILE", default="plan.yaml", help="where the plan is written (default plan.yaml)"
+    )
     options.planning(parser)
     options.reading(parser)
     options.compute(parser)
@@ -49,9 +53,19 @@ def plan(args: argparse.Namespace, screen: Screen) -> int:
     """The plan with reasons."""
     from vesalius.serve import jobs
 
-    made, flight = jobs.plan(args.data, task=args.task, out=args.out, settings=options.settings_of(args), budget=args.budget,
-                             memory=args.memory, device=args.device, seed=args.seed, workers=args.workers,
-                             reading=options.reading_of(args), progress=screen)
+    made, flight = jobs.plan(
+        args.data,
+        task=args.task,
+        out=args.out,
+        settings=options.settings_of(args),
+        budget=args.budget,
+        memory=args.memory,
+        device=args.device,
+        seed=args.seed,
+        workers=args.workers,
+        reading=options.reading_of(args),
+        progress=screen,
+    )
     if args.json:
         emit({"plan": made.to_mapping(), "preflight": flight.to_json(), "path": args.out})
         return 0
@@ -63,12 +77,18 @@ def plan(args: argparse.Namespace, screen: Screen) -> int:
 
 def train_options(parser: argparse.ArgumentParser) -> None:
     """vesalius train DATA --out RUN."""
-    parser.add_argument("data", metavar="DATA", nargs="?", help="a folder, a table, an .npz (may be left out with --resume)")
+    parser.add_argument(
+        "data", metavar="DATA", nargs="?", help="a folder, a table, an .npz (may be left out with --resume)"
+    )
     parser.add_argument("--out", metavar="RUN", required=True, help="the run folder")
     parser.add_argument("--plan", metavar="FILE", help="a plan to follow, from `vesalius plan` or another run")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped, exactly")
     parser.add_argument("--force", action="store_true", help="replace what is in RUN")
-    parser.add_argument("--allow-leakage", action="store_true", help="train although a patient or image stands in two splits; the report is marked")
+    parser.add_argument(
+        "--allow-leakage",
+        action="store_true",
+        help="train although a patient or image stands in two splits; the report is marked",
+    )
     options.planning(parser)
     options.reading(parser)
     options.compute(parser)
@@ -78,10 +98,25 @@ def train(args: argparse.Namespace, screen: Screen) -> int:
     """Prepare, split, train, calibrate, test, report."""
     from vesalius.serve import jobs
 
-    done = jobs.train(args.data, out=args.out, task=args.task, plan=args.plan, settings=options.settings_of(args), budget=args.budget,
-                      memory=args.memory, device=args.device, seed=args.seed, workers=args.workers, resume=args.resume,
-                      force=args.force, allow_leakage=args.allow_leakage, reading=options.reading_of(args), command=args.typed,
-                      progress=screen, started=args.started)
+    done = jobs.train(
+        args.data,
+        out=args.out,
+        task=args.task,
+        plan=args.plan,
+        settings=options.settings_of(args),
+        budget=args.budget,
+        memory=args.memory,
+        device=args.device,
+        seed=args.seed,
+        workers=args.workers,
+        resume=args.resume,
+        force=args.force,
+        allow_leakage=args.allow_leakage,
+        reading=options.reading_of(args),
+        command=args.typed,
+        progress=screen,
+        started=args.started,
+    )
     _finished(args, done)
     return 0
 
@@ -90,7 +125,9 @@ def evaluate_options(parser: argparse.ArgumentParser) -> None:
     """vesalius evaluate RUN."""
     parser.add_argument("run", metavar="RUN", help="a run folder")
     parser.add_argument("--data", metavar="OTHER", help="judge the model on other data (external validation)")
-    parser.add_argument("--out", metavar="DIR", help="where the report of other data goes (default RUN/report/external-NAME)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where the report of other data goes (default RUN/report/external-NAME)"
+    )
     options.reading(parser)
     options.compute(parser)
 
@@ -99,8 +136,16 @@ def evaluate(args: argparse.Namespace, screen: Screen) -> int:
     """The report again, or on other data."""
     from vesalius.serve import jobs
 
-    done = jobs.evaluate(args.run, data=args.data, out=args.out, device=args.device, workers=args.workers,
-                         reading=options.reading_of(args), command=args.typed, progress=screen)
+    done = jobs.evaluate(
+        args.run,
+        data=args.data,
+        out=args.out,
+        device=args.device,
+        workers=args.workers,
+        reading=options.reading_of(args),
+        command=args.typed,
+        progress=screen,
+    )
     _finished(args, done)
     return 0
 
@@ -110,8 +155,12 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a run folder or a bundle folder")
     parser.add_argument("inputs", metavar="INPUT", nargs="+", help="image files, folders, DICOM series, array files")
     parser.add_argument("--out", metavar="DIR", required=True, help="one JSON file per case, and predictions.csv")
-    parser.add_argument("--format", metavar="F", action="append", default=[], dest="formats", help="json, csv, png (may be repeated)")
-    parser.add_argument("--batch-size", type=options.positive, default=32, metavar="N", help="cases per forward pass (default 32)")
+    parser.add_argument(
+        "--format", metavar="F", action="append", default=[], dest="formats", help="json, csv, png (may be repeated)"
+    )
+    parser.add_argument(
+        "--batch-size", type=options.positive, default=32, metavar="N", help="cases per forward pass (default 32)"
+    )
     parser.add_argument("--force", action="store_true", help="predict again what is already there")
     options.compute(parser)
 
@@ -121,11 +170,27 @@ def predict(args: argparse.Namespace, screen: Screen) -> int:
     from vesalius.serve import jobs
 
     formats = [word for text in args.formats for word in text.split(",")] or ["json"]
-    outcome = jobs.predict(args.model, *args.inputs, out=args.out, device=args.device, workers=args.workers,
-                           batch_size=args.batch_size, force=args.force, formats=formats, progress=screen)
+    outcome = jobs.predict(
+        args.model,
+        *args.inputs,
+        out=args.out,
+        device=args.device,
+        workers=args.workers,
+        batch_size=args.batch_size,
+        force=args.force,
+        formats=formats,
+        progress=screen,
+    )
     if args.json:
-        emit({"out": args.out, "written": len(outcome.written), "skipped": len(outcome.skipped), "failed": outcome.failed,
-              "predictions": outcome.predictions})
+        emit(
+            {
+                "out": args.out,
+                "written": len(outcome.written),
+                "skipped": len(outcome.skipped),
+                "failed": outcome.failed,
+                "predictions": outcome.predictions,
+            }
+        )
     else:
         for entry in outcome.predictions[:20]:
             said = entry.get("class") or ", ".join(entry.get("classes", ())) or "none"
@@ -133,16 +198,22 @@ def predict(args: argparse.Namespace, screen: Screen) -> int:
             print(f"{entry['case_id']:<32} {said:<20} {chance:.3f}")
         if len(outcome.predictions) > 20:
             print(f"... and {len(outcome.predictions) - 20} more")
-        print(f"{len(outcome.written)} predicted, {len(outcome.skipped)} were there, {len(outcome.failed)} failed; {Path(args.out) / 'predictions.csv'}")
+        print(
+            f"{len(outcome.written)} predicted, {len(outcome.skipped)} were there, {len(outcome.failed)} failed; {Path(args.out) / 'predictions.csv'}"
+        )
     if outcome.failed:
         first = next(iter(outcome.failed.values()))
-        raise DataError(f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.predictions)} cases failed (failed.json lists them); the first: {first}")
+        raise DataError(
+            f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.predictions)} cases failed (failed.json lists them); the first: {first}"
+        )
     return 0
 
 
 def demo_options(parser: argparse.ArgumentParser) -> None:
     """vesalius demo [classify]."""
-    parser.add_argument("what", nargs="?", default="classify", choices=("classify",), help="which journey (default classify)")
+    parser.add_argument(
+        "what", nargs="?", default="classify", choices=("classify",), help="which journey (default classify)"
+    )
     parser.add_argument("--out", metavar="RUN", help="the run folder (default runs/demo-classify)")
 
 
@@ -165,9 +236,19 @@ def _finished(args: argparse.Namespace, done: Any) -> None:
     if not metrics:  # a process that is not the first of its group
         return
     if args.json:
-        emit({"run": str(done.run), "report": str(done.report), "bundle": str(done.bundle), "seconds": round(done.seconds, 1),
-              "cases": done.metrics["cases"], "patients": done.metrics["patients"], "split": done.metrics["split"],
-              "metrics": metrics, "notes": done.notes})
+        emit(
+            {
+                "run": str(done.run),
+                "report": str(done.report),
+                "bundle": str(done.bundle),
+                "seconds": round(done.seconds, 1),
+                "cases": done.metrics["cases"],
+                "patients": done.metrics["patients"],
+                "split": done.metrics["split"],
+                "metrics": metrics,
+                "notes": done.notes,
+            }
+        )
         return
     print(f"\n{done.metrics['split']}: {done.metrics['cases']} cases of {done.metrics['patients']} patients")
     for name in SHOWN:

@@ -67,15 +67,25 @@ class Labels:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for JSON and YAML."""
-        concepts = [None if c is None else {"value": c.value, "scheme": c.scheme, "meaning": c.meaning}
-                    for c in self.concepts]
-        return {"names": list(self.names), "multilabel": self.multilabel, "positive": self.positive,
-                "colours": list(self.colours), "concepts": concepts}
+        concepts = [
+            None if c is None else {"value": c.value, "scheme": c.scheme, "meaning": c.meaning} for c in self.concepts
+        ]
+        return {
+            "names": list(self.names),
+            "multilabel": self.multilabel,
+            "positive": self.positive,
+            "colours": list(self.colours),
+            "concepts": concepts,
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Labels:
         """The inverse of `to_json`."""
         concepts: Sequence[Any] = data.get("concepts", ())
-        return cls(names=tuple(data["names"]), multilabel=bool(data.get("multilabel", False)),
-                   positive=int(data.get("positive", 1)), colours=tuple(data.get("colours", ())),
-                   concepts=tuple(None if c is None else Concept(**c) for c in concepts))
+        return cls(
+            names=tuple(data["names"]),
+            multilabel=bool(data.get("multilabel", False)),
+            positive=int(data.get("positive", 1)),
+            colours=tuple(data.get("colours", ())),
+            concepts=tuple(None if c is None else Concept(**c) for c in concepts),
+        )

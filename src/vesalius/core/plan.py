@@ -150,7 +150,9 @@ class Plan:
         except OSError as error:
             raise PlanError(f"{path}: cannot be read ({error.strerror}); give an existing plan.yaml") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise PlanError(f"{path}: is not YAML ({str(error).splitlines()[0]}); write one with `vesalius plan`") from None
+            raise PlanError(
+                f"{path}: is not YAML ({str(error).splitlines()[0]}); write one with `vesalius plan`"
+            ) from None
         return cls.from_mapping(data, source=str(path))
 
 

@@ -74,8 +74,14 @@ class Key:
     def _wanted(self) -> str:
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list",
-                 dict: "a mapping"}[self.kind]
+        words = {
+            bool: "true or false",
+            int: "a whole number",
+            float: "a number",
+            str: "a text",
+            list: "a list",
+            dict: "a mapping",
+        }[self.kind]
         if self.low is not None and self.high is not None:
             words += f" from {self.low:g} to {self.high:g}"
         elif self.low is not None:
@@ -100,16 +106,20 @@ KEYS: dict[str, Key] = {
     "split.folds": Key(int, 0, "Number of cross-validation folds; 0 for a single split.", 0, 20),
     "preprocess.dims": Key(int, 2, "2 for images, 3 for volumes.", 2, 3),
     "preprocess.channels": Key(int, 1, "Channels the network sees.", 1, 64),
-    "preprocess.crop": Key(str, "none", "Part of the image that is kept.", choices=("none", "foreground", "center_square")),
+    "preprocess.crop": Key(
+        str, "none", "Part of the image that is kept.", choices=("none", "foreground", "center_square")
+    ),
     "preprocess.threshold": Key(float, None, "For crop = foreground: values above it are kept.", optional=True),
-    "preprocess.fit": Key(str, "stretch", "How other aspect ratios come to size.", choices=("stretch", "pad", "crop", "place")),
+    "preprocess.fit": Key(
+        str, "stretch", "How other aspect ratios come to size.", choices=("stretch", "pad", "crop", "place")
+    ),
     "preprocess.size": Key(list, None, "Size the network sees, in the order (z, y, x).", optional=True),
     "preprocess.spacing_mm": Key(list, None, "Spacing that images are resampled to first.", optional=True),
     "preprocess.window": Key(list, None, "Values are clipped to [low, high].", optional=True),
     "preprocess.storage": Key(str, "uint8", "Type in the store.", choices=("uint8", "uint16", "int16", "float32")),
     "preprocess.scale": Key(dict, None, "Values {low, high} that become 0 and the storage maximum.", optional=True),
     "preprocess.normalise": Key(dict, {"kind": "per_image"}, "fixed {mean, std}, per_image or none."),
-    "model.name": Key(str, "lean", "A name of the registry: `vesalius plan --models`."),
+    "model.name": Key(str, "lean", "A name of the registry: docs/models.md."),
     "model.width": Key(int, None, "Channels of the first stage.", 4, 512, optional=True),
     "model.depths": Key(list, None, "Blocks per stage.", optional=True),
     "model.stem": Key(str, "auto", "How the first layer reduces.", choices=("auto", "small", "half", "patch", "large")),
@@ -119,13 +129,17 @@ KEYS: dict[str, Key] = {
     "loss.focal_gamma": Key(float, None, "Focus on hard cases (Lin et al. 2017).", 0, 10, optional=True),
     "loss.class_weights": Key(list, None, "One weight per class.", optional=True),
     "sampling.balance": _p("0 draws cases as they are, 1 draws every class equally often."),
-    "augment.preset": Key(str, "medium", "Base of the other augment keys.", choices=("none", "light", "medium", "strong")),
+    "augment.preset": Key(
+        str, "medium", "Base of the other augment keys.", choices=("none", "light", "medium", "strong")
+    ),
     "augment.change": Key(dict, {}, "Settings that replace those of the preset."),
     "optim.name": Key(str, "sgd", "Gradient step.", choices=("sgd", "adam", "adamw")),
     "optim.lr": Key(float, 0.1, "Largest learning rate.", 0),
     "optim.momentum": Key(float, 0.9, "For sgd (Nesterov).", 0, 0.999),
     "optim.weight_decay": Key(float, 5e-4, "On weights of convolutions and linear layers only.", 0),
-    "optim.schedule": Key(str, "one_cycle", "Learning rate over time.", choices=("one_cycle", "cosine", "step", "constant")),
+    "optim.schedule": Key(
+        str, "one_cycle", "Learning rate over time.", choices=("one_cycle", "cosine", "step", "constant")
+    ),
     "optim.warmup": Key(float, 0.2, "Part of the schedule in which the rate rises.", 0, 0.9),
     "optim.step_at": Key(list, [0.5, 0.75], "For step: where the rate falls to a tenth, as parts of the whole."),
     "optim.epochs": Key(float, None, "Passes over the training cases.", 0.01, optional=True),
@@ -137,8 +151,9 @@ KEYS: dict[str, Key] = {
     "optim.precision": Key(str, "fp32", "Arithmetic of the forward pass.", choices=("fp32", "bf16", "fp16")),
     "optim.channels_last": Key(bool, True, "Memory order of activations."),
     "validate.every": Key(int, None, "Steps between validations.", 1, optional=True),
-    "validate.metric": Key(str, "auroc", "What the best weights are chosen by.",
-                           choices=("auroc", "accuracy", "balanced_accuracy", "nll")),
+    "validate.metric": Key(
+        str, "auroc", "What the best weights are chosen by.", choices=("auroc", "accuracy", "balanced_accuracy", "nll")
+    ),
     "validate.patience": Key(int, None, "Validations without a better value before training stops.", 1, optional=True),
     "validate.keep": Key(str, "best", "Weights that go into the bundle.", choices=("best", "last")),
     "predict.views": Key(list, [], "Flips averaged at prediction, each a list of axes."),
@@ -150,19 +165,40 @@ KEYS: dict[str, Key] = {
 Contradiction = tuple[tuple[str, ...], Callable[..., bool], str]
 
 CONTRADICTIONS: tuple[Contradiction, ...] = (
-    (("optim.epochs", "optim.max_steps"), lambda a, b: a is not None and b is not None,
-     "give one of them and set the other to null"),
-    (("loss.name", "loss.focal_gamma"), lambda a, b: a != "focal" and b is not None,
-     "a focal_gamma needs loss.name = focal"),
-    (("sampling.balance", "loss.class_weights"), lambda a, b: a > 0 and b is not None,
-     "both correct the same imbalance; keep one"),
-    (("preprocess.dims", "preprocess.size"), lambda a, b: b is not None and len(b) != a,
-     "size needs one number per dimension"),
-    (("preprocess.dims", "preprocess.spacing_mm"), lambda a, b: b is not None and len(b) != a,
-     "spacing needs one number per dimension"),
-    (("optim.batch_size", "optim.accumulate"), lambda a, b: a % b != 0,
-     "the batch must divide into that many equal parts"),
+    (
+        ("optim.epochs", "optim.max_steps"),
+        lambda a, b: a is not None and b is not None,
+        "give one of them and set the other to null",
+    ),
+    (
+        ("loss.name", "loss.focal_gamma"),
+        lambda a, b: a != "focal" and b is not None,
+        "a focal_gamma needs loss.name = focal",
+    ),
+    (
+        ("sampling.balance", "loss.class_weights"),
+        lambda a, b: a > 0 and b is not None,
+        "both correct the same imbalance; keep one",
+    ),
+    (
+        ("preprocess.dims", "preprocess.size"),
+        lambda a, b: b is not None and len(b) != a,
+        "size needs one number per dimension",
+    ),
+    (
+        ("preprocess.dims", "preprocess.spacing_mm"),
+        lambda a, b: b is not None and len(b) != a,
+        "spacing needs one number per dimension",
+    ),
+    (
+        ("optim.batch_size", "optim.accumulate"),
+        lambda a, b: a % b != 0,
+        "the batch must divide into that many equal parts",
+    ),
     (("split.val", "split.test"), lambda a, b: a + b > 0.95, "too few patients are left for training"),
-    (("split.val", "validate.patience"), lambda a, b: a == 0 and b is not None,
-     "early stopping needs validation cases"),
+    (
+        ("split.val", "validate.patience"),
+        lambda a, b: a == 0 and b is not None,
+        "early stopping needs validation cases",
+    ),
 )

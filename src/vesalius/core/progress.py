@@ -50,7 +50,9 @@ class Silent:
         self.warnings.append(text)
 
 
-def track(items: Iterable[T], progress: Progress, what: str, *, total: int | None = None, unit: str = "") -> Iterator[T]:
+def track(
+    items: Iterable[T], progress: Progress, what: str, *, total: int | None = None, unit: str = ""
+) -> Iterator[T]:
     """Iterate over `items` and report each."""
     if total is None and isinstance(items, Sized):
         total = len(items)

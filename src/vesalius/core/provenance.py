@@ -33,8 +33,12 @@ def provenance(*, seed: int, data_hash: str, command: Sequence[str] | None = Non
         "seed": int(seed),
         "data_hash": data_hash,
         "versions": versions,
-        "hardware": {"system": platform.system(), "machine": platform.machine(), "processor": _processor(),
-                     "cores": available_cores()},
+        "hardware": {
+            "system": platform.system(),
+            "machine": platform.machine(),
+            "processor": _processor(),
+            "cores": available_cores(),
+        },
         **more,
     }
 

@@ -57,8 +57,18 @@ class Batches:
         Global batch size; `world` must divide it.
     """
 
-    def __init__(self, store: Store, rows: NDArray[np.int64], targets: NDArray[Any], *, size: int, seed: int,
-                 balance: float = 0.0, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        store: Store,
+        rows: NDArray[np.int64],
+        targets: NDArray[Any],
+        *,
+        size: int,
+        seed: int,
+        balance: float = 0.0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         if len(rows) == 0:
             raise ValueError("no training cases")
         if size % world:

@@ -72,8 +72,18 @@ class Cohort:
         return np.flatnonzero(self.frame["split"].to_numpy() == split)
 
 
-def assemble(manifest: Manifest, store: Store, *, seed: int, val: float, test: float, by: str = "patient", folds: int = 0,
-             allow_leakage: bool = False, progress: Progress | None = None) -> Cohort:
+def assemble(
+    manifest: Manifest,
+    store: Store,
+    *,
+    seed: int,
+    val: float,
+    test: float,
+    by: str = "patient",
+    folds: int = 0,
+    allow_leakage: bool = False,
+    progress: Progress | None = None,
+) -> Cohort:
     """Leave out what cannot be read, split, and look for leakage.
 
     A split that a person wrote and that leaks is refused; in a published benchmark, and in our own split where chains
@@ -107,8 +117,15 @@ def assemble(manifest: Manifest, store: Store, *, seed: int, val: float, test: f
                 leakage.refuse()
             mended = repair_published(leakage, manifest.cases) if given else repair(leakage, manifest.cases)
             manifest, rows, notes = _without(manifest, rows, mended.leave_out, mended.note, notes)
-    cohort = Cohort(manifest, rows, targets(manifest), leakage, data_hash(manifest.cases, store.signatures().take(rows)),
-                    tuple(notes), leaked)
+    cohort = Cohort(
+        manifest,
+        rows,
+        targets(manifest),
+        leakage,
+        data_hash(manifest.cases, store.signatures().take(rows)),
+        tuple(notes),
+        leaked,
+    )
     _require_parts(cohort)
     return cohort
 
@@ -120,8 +137,12 @@ def _readable(manifest: Manifest, store: Store) -> tuple[Manifest, NDArray[np.in
     if not ok.all():
         reasons = store.index.loc[~ok, "reason"].tolist()
         notes.append(f"{len(reasons)} of {len(ok)} images cannot be read and were left out; the first: {reasons[0]}")
-        manifest = manifest.with_problems(*(Problem("error", cases["path"].iloc[place], reason) for place, reason in
-                                            zip(np.flatnonzero(~ok), reasons, strict=True)))
+        manifest = manifest.with_problems(
+            *(
+                Problem("error", cases["path"].iloc[place], reason)
+                for place, reason in zip(np.flatnonzero(~ok), reasons, strict=True)
+            )
+        )
     unlabelled = (cases["label"] == "").to_numpy() & ok
     if manifest.labels is not None and not manifest.labels.multilabel and unlabelled.any():
         notes.append(f"{int(unlabelled.sum())} cases have no label and were left out")
@@ -136,8 +157,9 @@ def _keep(manifest: Manifest, ok: NDArray[np.bool_]) -> pd.DataFrame:
     return manifest.frame[manifest.frame["case_id"].isin(kept)]
 
 
-def _without(manifest: Manifest, rows: NDArray[np.int64], leave_out: NDArray[np.int64], note: str,
-             notes: list[str]) -> tuple[Manifest, NDArray[np.int64], list[str]]:
+def _without(
+    manifest: Manifest, rows: NDArray[np.int64], leave_out: NDArray[np.int64], note: str, notes: list[str]
+) -> tuple[Manifest, NDArray[np.int64], list[str]]:
     ok = np.ones(len(rows), dtype=bool)
     ok[leave_out] = False
     return manifest.with_frame(_keep(manifest, ok)), rows[ok], [*notes, *([note] if note else [])]
@@ -153,7 +175,11 @@ def members(group: NDArray[np.int64]) -> list[list[int]]:
 
 def _told(duplicates: Duplicates) -> list[str]:
     count = len(duplicates.pairs)
-    same = int((np.bincount(duplicates.group[duplicates.group >= 0]) - 1).clip(min=0).sum()) if len(duplicates.group) else 0
+    same = (
+        int((np.bincount(duplicates.group[duplicates.group >= 0]) - 1).clip(min=0).sum())
+        if len(duplicates.group)
+        else 0
+    )
     found = []
     if same:
         found.append(f"{same} images repeat the pixels of another; copies were kept in one part")

@@ -33,7 +33,9 @@ def exclusive(path: Path, *, patience_s: float = 24 * 3600.0, poll_s: float = 0.
             except BlockingIOError:
                 waited = True
                 if time.monotonic() - start > patience_s:
-                    raise ResourceError(f"{path}: held by another process for {patience_s:.0f} s; end it or remove its run") from None
+                    raise ResourceError(
+                        f"{path}: held by another process for {patience_s:.0f} s; end it or remove its run"
+                    ) from None
                 time.sleep(poll_s)
             except OSError:
                 break

@@ -87,8 +87,15 @@ def _files(manifest: Manifest) -> list[Path]:
     return list(found)
 
 
-def prepare(manifest: Manifest, preprocess: Preprocess, *, cache: Path, workers: int = 1,
-            memory_bytes: int | None = None, progress: Progress | None = None) -> Store:
+def prepare(
+    manifest: Manifest,
+    preprocess: Preprocess,
+    *,
+    cache: Path,
+    workers: int = 1,
+    memory_bytes: int | None = None,
+    progress: Progress | None = None,
+) -> Store:
     """The store of the cases of `manifest`, in their order; made now, or found made.
 
     Raises
@@ -116,8 +123,9 @@ def prepare(manifest: Manifest, preprocess: Preprocess, *, cache: Path, workers:
 class Maker:
     """Builds one store folder."""
 
-    def __init__(self, manifest: Manifest, preprocess: Preprocess, folder: Path, key: str, workers: int,
-                 memory_bytes: int | None) -> None:
+    def __init__(
+        self, manifest: Manifest, preprocess: Preprocess, folder: Path, key: str, workers: int, memory_bytes: int | None
+    ) -> None:
         self.manifest, self.preprocess, self.folder, self.key = manifest, preprocess, folder, key
         self.paths: list[str] = manifest.cases["path"].tolist()
         self.shape = (preprocess.channels, *preprocess.size)
@@ -160,8 +168,10 @@ class Maker:
         need = self.row_bytes * len(self.paths)
         have = shutil.disk_usage(self.folder).free
         if need > have:
-            raise ResourceError(f"{self.folder.parent}: preparing {len(self.paths)} images takes {show_bytes(need)}, "
-                                f"{show_bytes(have)} are free; set VESALIUS_CACHE to a larger disk or choose a smaller preprocess.size")
+            raise ResourceError(
+                f"{self.folder.parent}: preparing {len(self.paths)} images takes {show_bytes(need)}, "
+                f"{show_bytes(have)} are free; set VESALIUS_CACHE to a larger disk or choose a smaller preprocess.size"
+            )
 
     def _done(self, start: int) -> Path:
         return self.folder / "chunks" / f"{start:09d}.json"
@@ -201,8 +211,17 @@ class Maker:
             items = with_channels(reader.read(item, item + last - first), self.preprocess.dims)
         chunk.pixels[first:last] = self.preprocess.store_stack(items).numpy()
         chunk.signatures.append(signatures_from_arrays(items))
-        chunk.rows += [{"path": path, "ok": True, "reason": "", "shape": "x".join(map(str, items.shape[2:])),
-                        "spacing": "", "notes": ""} for path in paths[first:last]]
+        chunk.rows += [
+            {
+                "path": path,
+                "ok": True,
+                "reason": "",
+                "shape": "x".join(map(str, items.shape[2:])),
+                "spacing": "",
+                "notes": "",
+            }
+            for path in paths[first:last]
+        ]
 
     def _one(self, chunk: Chunk, path: str, place: int) -> None:
         from vesalius.io.open import open_image
@@ -216,8 +235,11 @@ class Maker:
             blank = np.zeros((1, 1, *(1,) * self.preprocess.dims), dtype=np.uint8)
             chunk.signatures.append(signatures_from_arrays(blank))
         else:
-            row |= {"shape": "x".join(map(str, image.grid.shape)), "notes": "; ".join(n.text for n in image.record),
-                    "spacing": "x".join(f"{s:.4g}" for s in image.grid.spacing_mm or ())}
+            row |= {
+                "shape": "x".join(map(str, image.grid.shape)),
+                "notes": "; ".join(n.text for n in image.record),
+                "spacing": "x".join(f"{s:.4g}" for s in image.grid.spacing_mm or ()),
+            }
             chunk.signatures.append(signatures_from_image(image))
         chunk.rows.append(row)
 
@@ -244,15 +266,27 @@ class Maker:
             signatures.append(Signatures.load(self._done(start).with_suffix(".sig.npz")))
         index = pd.DataFrame(rows)
         if not index["ok"].any():
-            raise DataError(f"{self.manifest.root}: not one of {len(index)} images can be read; the first: {index['reason'].iloc[0]}")
+            raise DataError(
+                f"{self.manifest.root}: not one of {len(index)} images can be read; the first: {index['reason'].iloc[0]}"
+            )
         with atomic(self.folder / INDEX) as file:
             index.to_parquet(file)
         concatenate(signatures).save(self.folder / SIGNATURES)
         shutil.rmtree(self.folder / "chunks")
         (self.folder / "head.record").unlink()
-        write_json(self.folder / HEAD, {"format": FORMAT, "key": self.key, "spec": self.preprocess.spec,
-                                        "kind": "chunked" if self.chunked else "array", "rows": len(index),
-                                        "shape": list(self.shape), "dtype": str(self.dtype), "volumes": VOLUMES})
+        write_json(
+            self.folder / HEAD,
+            {
+                "format": FORMAT,
+                "key": self.key,
+                "spec": self.preprocess.spec,
+                "kind": "chunked" if self.chunked else "array",
+                "rows": len(index),
+                "shape": list(self.shape),
+                "dtype": str(self.dtype),
+                "volumes": VOLUMES,
+            },
+        )
 
 
 def runs(paths: Sequence[str]) -> list[tuple[int, int]]:
@@ -285,7 +319,9 @@ def with_channels(items: NDArray[Any], dims: int) -> NDArray[Any]:
         return items[:, None]
     if items.ndim == dims + 2 and items.shape[-1] in (3, 4):
         return np.ascontiguousarray(np.moveaxis(items[..., :3], -1, 1))
-    raise DataError(f"array items have shape {items.shape[1:]}; expected {dims} axes, with 3 colours last if there are any")
+    raise DataError(
+        f"array items have shape {items.shape[1:]}; expected {dims} axes, with 3 colours last if there are any"
+    )
 
 
 def for_dims(image: Image, dims: int) -> Image:
@@ -307,4 +343,6 @@ def for_dims(image: Image, dims: int) -> Image:
         spacing = image.grid.spacing_mm
         grid = Grid(image.grid.shape[1:], spacing=None if spacing is None else spacing[1:])
         return replace(image, grid=grid, pixels=image.pixels[:, 0])
-    raise DataError(f"{image.source}: has {have} dimensions {image.grid.shape}, the plan has {dims}; keep such images apart")
+    raise DataError(
+        f"{image.source}: has {have} dimensions {image.grid.shape}, the plan has {dims}; keep such images apart"
+    )

@@ -61,14 +61,21 @@ def scan(manifest: Manifest, *, workers: int = 1, progress: Progress | None = No
     ok = np.array([good for part in parts for good in part.ok], dtype=bool)
     failed = {path: why for part in parts for path, why in part.failed.items()}
     if not ok.any():
-        raise DataError(f"{manifest.root}: none of {len(ok)} images can be read; the first: {next(iter(failed.values()))}")
+        raise DataError(
+            f"{manifest.root}: none of {len(ok)} images can be read; the first: {next(iter(failed.values()))}"
+        )
     builder = FingerprintBuilder()
     for part in parts:
         builder.merge(part.prints)
     signatures = concatenate(s for part in parts for s in part.signatures)
     frame = manifest.cases.reset_index(drop=True)[ok]
-    fingerprint = builder.build(frame, task=manifest.task, multilabel=bool(manifest.labels and manifest.labels.multilabel),
-                                known_patients=manifest.patient_source != "none", signatures=signatures)
+    fingerprint = builder.build(
+        frame,
+        task=manifest.task,
+        multilabel=bool(manifest.labels and manifest.labels.multilabel),
+        known_patients=manifest.patient_source != "none",
+        signatures=signatures,
+    )
     return Scan(ok, signatures, fingerprint, failed)
 
 
@@ -98,8 +105,14 @@ def _image(manifest: Manifest, path: str, builder: FingerprintBuilder, part: _Pa
     return True
 
 
-def _items(manifest: Manifest, paths: list[str], first: int, last: int, builder: FingerprintBuilder,
-           signatures: list[Signatures]) -> list[bool]:
+def _items(
+    manifest: Manifest,
+    paths: list[str],
+    first: int,
+    last: int,
+    builder: FingerprintBuilder,
+    signatures: list[Signatures],
+) -> list[bool]:
     from vesalius.io.stacks import StackReader
 
     file, key, item = split_item(paths[first])

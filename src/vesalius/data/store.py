@@ -98,8 +98,12 @@ class Store:
             self._file = os.open(self.folder / PIXELS, os.O_RDONLY)
         got = os.preadv(self._file, [out.reshape(-1).data.cast("B")], row * self.row_bytes)
         if got != self.row_bytes:
-            raise UnreadableFile(self.folder / PIXELS, found=f"{got} bytes in row {row}", expected=f"{self.row_bytes}",
-                                 do="remove the folder; it is prepared again")
+            raise UnreadableFile(
+                self.folder / PIXELS,
+                found=f"{got} bytes in row {row}",
+                expected=f"{self.row_bytes}",
+                do="remove the folder; it is prepared again",
+            )
 
     def _volume(self, row: int) -> Any:
         import blosc2

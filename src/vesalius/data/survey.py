@@ -19,7 +19,9 @@ MOST_VALUES = 400_000_000
 """A survey stops after this many pixel values: a dozen CT volumes tell as much as two hundred."""
 
 
-def survey(manifest: Manifest, *, seed: int = 0, most: int = MOST_IMAGES, progress: Progress | None = None) -> Fingerprint:
+def survey(
+    manifest: Manifest, *, seed: int = 0, most: int = MOST_IMAGES, progress: Progress | None = None
+) -> Fingerprint:
     """The fingerprint of up to `most` cases, drawn at random; intensities from cases that are not for the test.
 
     Raises
@@ -52,12 +54,22 @@ def survey(manifest: Manifest, *, seed: int = 0, most: int = MOST_IMAGES, progre
     progress.stop()
     if not seen:
         raise DataError(f"{manifest.root}: none of {len(drawn)} images can be read; the first: {reason}")
-    found = builder.build(cases.iloc[seen], task=manifest.task, multilabel=bool(manifest.labels and manifest.labels.multilabel),
-                          known_patients=manifest.patient_source != "none")
+    found = builder.build(
+        cases.iloc[seen],
+        task=manifest.task,
+        multilabel=bool(manifest.labels and manifest.labels.multilabel),
+        known_patients=manifest.patient_source != "none",
+    )
     # The images are a sample, the table is known whole.
     classes = class_counts(cases)
-    return replace(found, cases=len(cases), patients=int(cases["patient_id"].nunique()), classes=classes, imbalance=imbalance(classes),
-                   splits={str(k): int(v) for k, v in cases["split"].value_counts().items()})
+    return replace(
+        found,
+        cases=len(cases),
+        patients=int(cases["patient_id"].nunique()),
+        classes=classes,
+        imbalance=imbalance(classes),
+        splits={str(k): int(v) for k, v in cases["split"].value_counts().items()},
+    )
 
 
 def _array_of(path: str) -> str:

@@ -38,7 +38,9 @@ class StackReader:
     def __enter__(self) -> StackReader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._open.close()
 
     def read(self, start: int, stop: int) -> NDArray[Any]:

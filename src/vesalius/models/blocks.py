@@ -21,9 +21,7 @@ class ConvNormAct(nn.Sequential):
     """Convolution, batch normalisation, ReLU: ``(B, inputs, *S) -> (B, outputs, *(S / stride))``."""
 
     def __init__(self, dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> None:
-        super().__init__(
-            conv(dims, inputs, outputs, kernel, stride), NORM[dims](outputs), nn.ReLU(inplace=True)
-        )
+        super().__init__(conv(dims, inputs, outputs, kernel, stride), NORM[dims](outputs), nn.ReLU(inplace=True))
 
 
 class Shortcut(nn.Sequential):

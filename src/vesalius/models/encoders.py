@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vesalius.models.blocks import ADAPTIVE_AVG_POOL, CONV, MAX_POOL, NORM, BasicBlock, Bottleneck, ConvNormAct, conv
+from vesalius.models.blocks import ADAPTIVE_AVG_POOL, CONV, MAX_POOL, BasicBlock, Bottleneck, ConvNormAct
 from vesalius.models.blocks import start_weights as _start
 
 
@@ -75,8 +75,14 @@ class ConvNet(Encoder):
         """256-120-84-classes."""
         flat = self.channels[-1] * 4**self.dims
         layers = nn.Sequential(
-            ADAPTIVE_AVG_POOL[self.dims](4), nn.Flatten(), nn.Linear(flat, 120), nn.ReLU(inplace=True),
-            nn.Linear(120, 84), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(84, classes),
+            ADAPTIVE_AVG_POOL[self.dims](4),
+            nn.Flatten(),
+            nn.Linear(flat, 120),
+            nn.ReLU(inplace=True),
+            nn.Linear(120, 84),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(84, classes),
         )
         _start(layers)
         return layers
@@ -93,8 +99,17 @@ class ResNet(Encoder):
         ``small``: one 3x3 convolution at full resolution, for images of a few dozen pixels.
     """
 
-    def __init__(self, dims: int, inputs: int, *, depths: Sequence[int], width: int = 64, bottleneck: bool = False,
-                 stem: str = "large", excite: bool = False) -> None:
+    def __init__(
+        self,
+        dims: int,
+        inputs: int,
+        *,
+        depths: Sequence[int],
+        width: int = 64,
+        bottleneck: bool = False,
+        stem: str = "large",
+        excite: bool = False,
+    ) -> None:
         super().__init__()
         self.dims = dims
         block: type[BasicBlock] | type[Bottleneck] = Bottleneck if bottleneck else BasicBlock
@@ -134,7 +149,9 @@ def _stem(dims: int, inputs: int, width: int, kind: str) -> tuple[nn.Module, int
     if kind == "half":
         return ConvNormAct(dims, inputs, width, stride=2), 2
     if kind == "patch":
-        return nn.Sequential(ConvNormAct(dims, inputs, width // 2, stride=2), ConvNormAct(dims, width // 2, width, stride=2)), 4
+        return nn.Sequential(
+            ConvNormAct(dims, inputs, width // 2, stride=2), ConvNormAct(dims, width // 2, width, stride=2)
+        ), 4
     return nn.Sequential(ConvNormAct(dims, inputs, width, kernel=7, stride=2), MAX_POOL[dims](3, 2, padding=1)), 4
 
 

@@ -107,16 +107,26 @@ def stem_for(size: Sequence[int], wish: str = "auto") -> str:
     return "small" if min(size) < 64 else "patch"
 
 
-@encoder(ModelCard("convnet", "Two 5x5 convolutions with max pooling, 256-120-84-classes on 28x28: the classic to compare with.",
-                   "LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 1998"))
+@encoder(
+    ModelCard(
+        "convnet",
+        "Two 5x5 convolutions with max pooling, 256-120-84-classes on 28x28: the classic to compare with.",
+        "LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE 1998",
+    )
+)
 def _convnet(shape: Shape) -> Encoder:
     if min(shape.size) < 16:
         raise PlanError(f"model convnet needs images of at least 16 pixels a side, got {shape.size}; choose lean")
     return ConvNet(shape.dims, shape.inputs, width=shape.width or 6)
 
 
-@encoder(ModelCard("lean", "One residual block per resolution with channel gates: the best accuracy for its cost on two cores; the default.",
-                   "Residual blocks of He et al. 2016 with ResNet-D shortcuts and squeeze-excitation (Hu et al. 2018)"))
+@encoder(
+    ModelCard(
+        "lean",
+        "One residual block per resolution with channel gates: the best accuracy for its cost on two cores; the default.",
+        "Residual blocks of He et al. 2016 with ResNet-D shortcuts and squeeze-excitation (Hu et al. 2018)",
+    )
+)
 def _lean(shape: Shape) -> Encoder:
     stem = stem_for(shape.size, shape.stem)
     side = min(shape.size) // (1 if stem == "small" else 4)
@@ -128,19 +138,32 @@ def _lean(shape: Shape) -> Encoder:
 
 
 def _register_resnets() -> None:
-    family = {"resnet18": ((2, 2, 2, 2), False), "resnet34": ((3, 4, 6, 3), False), "resnet50": ((3, 4, 6, 3), True),
-              "resnet101": ((3, 4, 23, 3), True)}
+    family = {
+        "resnet18": ((2, 2, 2, 2), False),
+        "resnet34": ((3, 4, 6, 3), False),
+        "resnet50": ((3, 4, 6, 3), True),
+        "resnet101": ((3, 4, 23, 3), True),
+    }
     for name, (depths, bottleneck) in family.items():
-        about = ModelCard(name, f"ResNet of {name[6:]} layers with ResNet-D shortcuts.",
-                          "He et al., Deep residual learning for image recognition, CVPR 2016")
+        about = ModelCard(
+            name,
+            f"ResNet of {name[6:]} layers with ResNet-D shortcuts.",
+            "He et al., Deep residual learning for image recognition, CVPR 2016",
+        )
         encoder(about)(_resnet_builder(depths, bottleneck))
 
 
 def _resnet_builder(depths: tuple[int, ...], bottleneck: bool) -> Builder:
     def build(shape: Shape) -> Encoder:
         stem = shape.stem if shape.stem != "auto" else ("small" if min(shape.size) < 64 else "large")
-        return ResNet(shape.dims, shape.inputs, depths=shape.depths or depths, width=shape.width or 64,
-                      bottleneck=bottleneck, stem=stem)
+        return ResNet(
+            shape.dims,
+            shape.inputs,
+            depths=shape.depths or depths,
+            width=shape.width or 64,
+            bottleneck=bottleneck,
+            stem=stem,
+        )
 
     return build
 

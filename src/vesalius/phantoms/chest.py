@@ -1,7 +1,7 @@
 """Synthetic chest radiographs: attenuation along the beam is added up, then exposed and windowed.
 
-Patients keep their anatomy over several pictures; pose, exposure and noise change. An opacity is a soft, lobulated patch
-inside a lung, a nodule a round one. Exposure is set on the whole picture as a radiographer's machine does, so that mean
+Patients keep their anatomy over several pictures; pose, exposure and noise change. An opacity is a soft, lobulated
+patch inside a lung, a nodule a round one. Exposure is set on the whole picture as the machine does, so that mean
 brightness says nothing about the class, and healthy lungs vary in vessels, breast shadows and inspiration.
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius.core.case import Case
+from vesalius.core.errors import UsageError
 from vesalius.core.geometry import Grid
 from vesalius.core.image import Image, Unit
 from vesalius.core.labels import Labels
@@ -28,7 +29,13 @@ _SITE_CURVE = {"north": (1.0, 0.0), "south": (0.8, 0.03), "harbour": (1.25, -0.0
 
 
 def make_chest(
-    *, seed: int, index: int, size: int = 128, classes: int = 2, bits: int = 8, images_per_patient: int = 1,
+    *,
+    seed: int,
+    index: int,
+    size: int = 128,
+    classes: int = 2,
+    bits: int = 8,
+    images_per_patient: int = 1,
     severity: float = 1.0,
 ) -> Phantom:
     """One radiograph ``(1, size, size)``.
@@ -42,7 +49,14 @@ def make_chest(
     bits
         8 (uint8) or 12 (uint16, up to 4095).
     severity
-        Factor on the contrast of findings; 1 makes a small network reach an AUROC of about 0.95.
+        Factor on the contrast of findings. At 1 a ResNet of width 32 that sees 800 films of 96 x 96 (two per patient)
+        for 24 epochs reaches an AUROC of 0.94 on 400 films of other patients, a logistic regression on the histogram,
+        mean and deviation 0.58.
+
+    Raises
+    ------
+    UsageError
+        For another number of classes.
 
     Returns
     -------
@@ -50,6 +64,8 @@ def make_chest(
         `mask` holds `STRUCTURES`, ``layers["finding"]`` the visible part of findings (bool), `boxes` their extents;
         `truth` has ``findings`` (centre and radii in pixels, contrast) and ``lung_area_px``.
     """
+    if classes not in CLASSES:
+        raise UsageError(f"chest films have {' or '.join(map(str, CLASSES))} classes, got {classes}; choose one of them")
     names = CLASSES[classes]
     patient = index // images_per_patient
     kind = balanced_class(seed, "phantom:chest", patient, classes)
@@ -58,7 +74,7 @@ def make_chest(
     draw = generator(seed, "phantom:chest:image", index)
     u, v = _frame(draw, size, body)
     film, lungs, heart = _attenuation(draw, u, v, body)
-    finding, findings = _findings(draw, u, v, lungs, names[kind], severity)
+    finding, findings = _findings(draw, u, v, lungs, label=names[kind], severity=severity)
     film = film + finding
     pixels = _exposed(draw, film, facts["site"], size, bits)
     mask = np.where(lungs[0] > 0.5, 1, np.where(lungs[1] > 0.5, 2, np.where(heart > 0.5, 3, 0))).astype(np.uint8)
@@ -66,14 +82,30 @@ def make_chest(
     boxes = _boxes(findings, size)
     step = _FIELD_MM / size
     image = Image(
-        grid=Grid((size, size), spacing=(step, step)), pixels=pixels[None], unit=Unit.INTENSITY,
+        grid=Grid((size, size), spacing=(step, step)),
+        pixels=pixels[None],
+        unit=Unit.INTENSITY,
         meta={"modality": "DX", "bits_stored": bits, "body_part": "CHEST", "age": facts["age"], "sex": facts["sex"]},
     )
-    case = Case(case_id=f"chest{index:05d}", patient_id=f"P{patient:05d}", images={"image": image}, covariates=facts,
-                target=kind)
+    case = Case(
+        case_id=f"chest{index:05d}",
+        patient_id=f"P{patient:05d}",
+        images={"image": image},
+        covariates=facts,
+        target=kind,
+    )
     truth = {"findings": findings, "lung_area_px": int((mask == 1).sum() + (mask == 2).sum())}
-    return Phantom(case=case, label=names[kind], classes=Labels(names), truth=truth, mask=mask, structures=STRUCTURES,
-                   boxes=boxes, box_names=(names[kind],) * len(boxes), layers={"finding": seen})
+    return Phantom(
+        case=case,
+        label=names[kind],
+        classes=Labels(names),
+        truth=truth,
+        mask=mask,
+        structures=STRUCTURES,
+        boxes=boxes,
+        box_names=(names[kind],) * len(boxes),
+        layers={"finding": seen},
+    )
 
 
 def _anatomy(seed: int, patient: int, facts: dict[str, Any]) -> dict[str, float]:
@@ -114,19 +146,20 @@ def _attenuation(
     edge = 4.0 / u.shape[0]
     side = np.abs(u)
     # Shoulders: the body narrows to the neck above the clavicles.
-    half = body["width"] * (0.36 + 0.64 * soft_step(v + 0.86 - 0.25 * side, 0.5)) + 0.02 * v
+    slope = np.clip((v + 1.02) / 0.34, 0, 1)
+    half = body["width"] * (0.30 + 0.76 * slope * slope * (3 - 2 * slope)) + 0.10 * np.clip(-0.3 - v, 0, 0.4)
     inside = soft_step(half - side, 2 * edge)
     film = inside * (0.62 + body["fat"] + 0.5 * np.sqrt(np.clip(1 - (side / half) ** 2, 0, 1)))
     dome = np.float32(draw.normal(0.52, 0.05))
-    lungs = np.stack([_lung(u, v, body, dome, edge, sign) for sign in (-1, 1)])
+    lungs = np.stack([_lung(u, v, body, dome=dome, edge=edge, sign=sign) for sign in (-1, 1)])
     heart_x, heart_y = body["heart_x"], dome - 0.20
-    tilt = 0.45 * (v - heart_y)
+    tilt = 0.30 * (v - heart_y)
     radius = ((u - heart_x - tilt) / body["heart_w"]) ** 2 + ((v - heart_y) / 0.30) ** 2
-    heart = soft_step(1 - np.sqrt(radius), 0.10)
+    heart = soft_step(1 - np.sqrt(radius), 0.12) * soft_step(dome + 0.10 - v, 0.08)
     both = lungs.sum(axis=0) * (1 - 0.85 * heart)
     lungs = (lungs * (1 - heart)).astype(np.float32)
     # Depth of air grows from the edge of a lung inwards.
-    film -= both * (0.50 + 0.08 * np.clip(-v, -1, 1))
+    film -= both * (0.62 + 0.08 * np.clip(-v, -1, 1))
     film += 0.22 * heart * np.sqrt(np.clip(1.1 - radius, 0, 1.1)) + _middle(draw, u, v)
     film += 0.28 * inside * soft_step(v - dome - 0.02 + 0.1 * side, 0.12)
     film += inside * _bones(u, v, body, lungs.sum(axis=0), edge)
@@ -135,7 +168,7 @@ def _attenuation(
     return film.astype(np.float32), lungs, heart
 
 
-def _lung(u: Array, v: Array, body: dict[str, float], dome: float, edge: float, sign: int) -> Array:
+def _lung(u: Array, v: Array, body: dict[str, float], *, dome: float, edge: float, sign: int) -> Array:
     """Coverage of one lung; `sign` -1 is the patient's right, on the left of the film."""
     x = u * sign - body["lung_x"]
     height = (v - 0.05) / (body["top"] - 0.05)
@@ -144,14 +177,16 @@ def _lung(u: Array, v: Array, body: dict[str, float], dome: float, edge: float, 
     half = half * (1 + 0.10 * np.clip(-height, 0, 1))
     wall = soft_step(half - np.abs(x + 0.05 * np.clip(height, 0, 1) - 0.02), 2 * edge)
     # The dome of the diaphragm falls off to the costophrenic angle.
-    floor = dome + 0.015 * sign + 1.1 * (x + 0.05) ** 2 + 0.55 * np.clip(x - 0.02, 0, 1)
+    floor = dome + 0.015 * sign + 0.8 * (x + 0.05) ** 2 + 0.45 * np.clip(x - 0.05, 0, 1)
     return wall * soft_step(floor - v, 2 * edge) * soft_step(v - body["top"] - 1.2 * x**2, 3 * edge)
 
 
 def _middle(draw: np.random.Generator, u: Array, v: Array) -> Array:
     """Mediastinum, spine, aortic knob and the air of the trachea."""
     spine = np.exp(-((u / 0.075) ** 4)) * (0.14 + 0.035 * np.cos(v * 2 * np.pi / 0.14 + draw.uniform(0, 6)))
-    mediastinum = 0.30 * np.exp(-((u - 0.015) / (0.13 + 0.03 * np.clip(v + 0.2, -1, 1))) ** 4) * soft_step(0.7 - v, 0.5)
+    mediastinum = (
+        0.30 * np.exp(-(((u - 0.015) / (0.16 + 0.04 * np.clip(v + 0.2, -1, 1))) ** 4)) * soft_step(0.7 - v, 0.5)
+    )
     knob = 0.14 * np.exp(-(((u - 0.16) / 0.08) ** 2) - ((v + 0.27) / 0.09) ** 2)
     trachea = 0.16 * np.exp(-(((u + 0.01) / 0.045) ** 4)) * soft_step(-0.22 - v, 0.1)
     return (spine + mediastinum + knob - trachea).astype(np.float32)
@@ -166,11 +201,11 @@ def _bones(u: Array, v: Array, body: dict[str, float], lung: Array, edge: float)
     front = v + 0.55 * (side - 0.35) - 1.1 * np.clip(side - 0.55, 0, 1) ** 2
     anterior = _rib(front / (1.15 * body["rib_gap"]) + 1.7 * body["rib_phase"], 0.22)
     anterior = anterior * soft_step(side - 0.22, 0.15)
-    ribs = cage * (0.085 * posterior * soft_step(side - 0.07, 0.06) + 0.05 * anterior * soft_step(v + 0.5, 0.2))
+    ribs = cage * (0.13 * posterior * soft_step(side - 0.07, 0.06) + 0.07 * anterior * soft_step(v + 0.5, 0.2))
     bow = v - (-0.66 - 0.13 * (side - 0.3) + 0.06 * np.sin(side * 7))
     clavicle = np.exp(-((bow / 0.035) ** 4)) * soft_step(side - 0.07, 2 * edge) * soft_step(0.74 - side, 0.05)
     scapula = 0.06 * np.exp(-(((side - 0.72) / 0.09) ** 2) - ((v + 0.35) / 0.28) ** 2)
-    return (ribs * (0.55 + 0.45 * lung) + 0.12 * clavicle + scapula).astype(np.float32)
+    return (ribs * (0.55 + 0.45 * lung) + 0.16 * clavicle + scapula).astype(np.float32)
 
 
 def _rib(phase: Array, width: float) -> Array:
@@ -209,7 +244,7 @@ def _overlays(draw: np.random.Generator, u: Array, v: Array, body: dict[str, flo
 
 
 def _findings(
-    draw: np.random.Generator, u: Array, v: Array, lungs: NDArray[np.float32], label: str, severity: float
+    draw: np.random.Generator, u: Array, v: Array, lungs: NDArray[np.float32], *, label: str, severity: float
 ) -> tuple[Array, list[dict[str, Any]]]:
     """Added attenuation ``(Y, X)`` of what is wrong, and where it is."""
     added = np.zeros_like(u)
@@ -226,8 +261,8 @@ def _findings(
         row, column = int(rows[pick]), int(columns[pick])
         x, y = u - u[row, column], v - v[row, column]
         # Contrast over a wide range: faint findings keep the task from being solved perfectly.
-        contrast = float(severity * np.exp(draw.normal(-1.75 if label == "opacity" else -1.55, 0.42)))
-        radius = float(draw.uniform(0.05, 0.085)) if label == "nodule" else float(draw.uniform(0.12, 0.26))
+        contrast = float(severity * np.exp(draw.normal(-0.8 if label == "opacity" else -0.6, 0.3)))
+        radius = float(draw.uniform(0.065, 0.10)) if label == "nodule" else float(draw.uniform(0.15, 0.28))
         stretch = 1.0 if label == "nodule" else float(np.exp(draw.normal(0, 0.25)))
         reach = np.sqrt((x * stretch) ** 2 + (y / stretch) ** 2) / radius
         if label == "nodule":
@@ -236,10 +271,14 @@ def _findings(
             patch = np.exp(-(reach**2)) * np.clip(0.9 + 0.35 * texture, 0, 2)
         added += contrast * patch * lung
         scale = size / 2
-        found.append({
-            "kind": label, "centre_px": (float(row), float(column)),
-            "radii_px": (radius * stretch * scale, radius / stretch * scale), "contrast": contrast,
-        })
+        found.append(
+            {
+                "kind": label,
+                "centre_px": (float(row), float(column)),
+                "radii_px": (radius * stretch * scale, radius / stretch * scale),
+                "contrast": contrast,
+            }
+        )
     return added.astype(np.float32), found
 
 
@@ -250,7 +289,8 @@ def _exposed(draw: np.random.Generator, film: Array, site: str, size: int, bits:
     noise = draw.standard_normal(film.shape, dtype=np.float32)
     film = film + np.float32(draw.uniform(0.008, 0.02)) * noise / np.sqrt(photons + 0.05)
     low, high = np.partition(film[::4, ::4].ravel(), (size * size // 16 // 20, size * size // 16 * 49 // 50))[
-        [size * size // 16 // 20, size * size // 16 * 49 // 50]]
+        [size * size // 16 // 20, size * size // 16 * 49 // 50]
+    ]
     gamma, offset = _SITE_CURVE[site]
     level = (film - low) / (high - low) * draw.normal(0.84, 0.05) + 0.08 + offset + draw.normal(0, 0.05)
     level = np.clip(level, 0, 1) ** (gamma * np.exp(draw.normal(0, 0.12)))

@@ -66,21 +66,23 @@ def person(seed: int, purpose: str, patient: int) -> dict[str, Any]:
     }
 
 
-def smooth_noise(draw: np.random.Generator, shape: tuple[int, ...], scale: float) -> Array:
-    """Random field of zero mean and unit deviation whose bumps are about `scale` pixels wide.
+def smooth_noise(draw: np.random.Generator, shape: tuple[int, ...], scale: float | tuple[float, ...]) -> Array:
+    """Random field of zero mean and unit deviation whose bumps are about `scale` pixels wide (one, or one per axis).
 
     Made on a coarse lattice and interpolated, which costs a fraction of filtering at full size.
     """
-    coarse = tuple(max(int(np.ceil(side / scale)) + 3, 4) for side in shape)
+    # Below one pixel per bump there is nothing to interpolate: that is white noise.
+    scales = tuple(max(one, 1.0) for one in (scale if isinstance(scale, tuple) else (scale,) * len(shape)))
+    coarse = tuple(max(int(np.ceil(side / one)) + 4, 4) for side, one in zip(shape, scales, strict=True))
     lattice = draw.standard_normal(coarse, dtype=np.float32)
     out: Array = lattice
     for axis, side in enumerate(shape):
-        out = _stretch(out, axis, side, scale, float(draw.random()))
+        out = _stretch(out, axis, side, scales[axis], float(draw.random()))
     return np.asarray(out - out.mean(), dtype=np.float32) / np.float32(out.std() + 1e-6)
 
 
 def _stretch(field_: Array, axis: int, side: int, scale: float, shift: float) -> Array:
-    """Cubic B-spline evaluation along one axis, as a product with a sparse-like small matrix."""
+    """Cubic B-spline evaluation along one axis, as a product with a small matrix."""
     place = np.arange(side) / scale + shift + 1
     base = np.floor(place).astype(int)
     t = (place - base)[:, None]
@@ -100,3 +102,27 @@ def soft_step(distance: NDArray[Any], width: float) -> Array:
 def blur(image: Array, sigma: float) -> Array:
     """Gaussian blur cut at three deviations."""
     return ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3.0)
+
+
+def paint(image: Array, cover: NDArray[Any], value: NDArray[Any] | float) -> None:
+    """Mix `value` into `image` in place, by the part (0 to 1) of each voxel that it covers."""
+    image += (cover * (value - image)).astype(np.float32)
+
+
+def ellipsoid_depth(points: list[Array], centre: tuple[float, ...], radii: tuple[float, ...]) -> Array:
+    """About the distance inwards from the surface of an axis-parallel ellipsoid, negative outside.
+
+    `points` are coordinate arrays that broadcast; the distance is exact for spheres and near the axes.
+    """
+    rho = np.sqrt(sum(((p - c) / r) ** 2 for p, c, r in zip(points, centre, radii, strict=True)))
+    return np.asarray((1 - rho) * min(radii), dtype=np.float32)
+
+
+def boxes_of(mask: NDArray[Any], count: int) -> NDArray[np.float64]:
+    """Boxes ``(count, 2 * ndim)`` of the values 1 to `count` of an instance map; upper corners exclusive."""
+    rows = [
+        [*(float(one.start) for one in found), *(float(one.stop) for one in found)]
+        for found in ndimage.find_objects(mask, max_label=count)
+        if found is not None
+    ]
+    return np.array(rows, dtype=np.float64).reshape(-1, 2 * mask.ndim)

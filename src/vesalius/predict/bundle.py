@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vesalius.core.errors import AcceptanceError, FileError, UnreadableFile
-from vesalius.core.files import sha256, write_json, write_text
+from vesalius.core.files import atomic, sha256, write_json, write_text
 from vesalius.core.labels import Labels
 from vesalius.core.version import __version__
 from vesalius.tasks.classify import Classify
@@ -74,10 +74,20 @@ class Bundle:
 
     def head(self) -> dict[str, Any]:
         """The content of ``bundle.json``."""
-        return {"schema": SCHEMA, "kind": "vesalius.bundle", "made_by": f"vesalius {__version__}", "task": self.task,
-                "labels": self.labels.to_json(), "preprocess": self.preprocess, "model": self.model,
-                "members": len(self.members), "calibration": {"temperature": self.temperature},
-                "decision": {"threshold": self.threshold}, "views": self.views, "facts": self.facts}
+        return {
+            "schema": SCHEMA,
+            "kind": "vesalius.bundle",
+            "made_by": f"vesalius {__version__}",
+            "task": self.task,
+            "labels": self.labels.to_json(),
+            "preprocess": self.preprocess,
+            "model": self.model,
+            "members": len(self.members),
+            "calibration": {"temperature": self.temperature},
+            "decision": {"threshold": self.threshold},
+            "views": self.views,
+            "facts": self.facts,
+        }
 
     def make_task(self) -> Classify:
         """The task object that decodes this bundle's logits."""
@@ -92,21 +102,27 @@ class Bundle:
             try:
                 network.load_state_dict(weights)
             except RuntimeError as error:
-                raise AcceptanceError(f"{WEIGHTS} does not fit the network of {HEAD}: {str(error).splitlines()[0]}") from None
+                raise AcceptanceError(
+                    f"{WEIGHTS} does not fit the network of {HEAD}: {str(error).splitlines()[0]}"
+                ) from None
             found.append(network.eval())
         return found
 
     def save(self, folder: str | Path) -> Path:
         """Write the folder; it appears whole, an older one at the same place is replaced at the end."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         folder = Path(folder)
         part = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        tensors = {f"{index}.{name}": value.detach().cpu().contiguous() for index, member in enumerate(self.members)
-                   for name, value in member.items()}
-        save_file(tensors, str(part / WEIGHTS), metadata={"format": "pt"})
+        tensors = {
+            f"{index}.{name}": value.detach().cpu().contiguous()
+            for index, member in enumerate(self.members)
+            for name, value in member.items()
+        }
+        with atomic(part / WEIGHTS) as file:  # save_file() would make it readable for its owner only
+            file.write(save(tensors, metadata={"format": "pt"}))
         write_json(part / HEAD, self.head())
         write_text(part / PLAN, self.plan_yaml)
         write_text(part / CARD, self.card)
@@ -140,17 +156,27 @@ class Bundle:
         for name, value in load_file(str(folder / WEIGHTS)).items():
             index, _, rest = name.partition(".")
             members[int(index)][rest] = value
-        return cls(task=head["task"], labels=Labels.from_json(head["labels"]), preprocess=head["preprocess"],
-                   model=head["model"], members=members, temperature=float(head["calibration"]["temperature"]),
-                   threshold=head["decision"]["threshold"], views=[list(v) for v in head["views"]], facts=head["facts"],
-                   plan_yaml=(folder / PLAN).read_text(encoding="utf-8"), card=(folder / CARD).read_text(encoding="utf-8"),
-                   checksum=sha256(folder / WEIGHTS))
+        return cls(
+            task=head["task"],
+            labels=Labels.from_json(head["labels"]),
+            preprocess=head["preprocess"],
+            model=head["model"],
+            members=members,
+            temperature=float(head["calibration"]["temperature"]),
+            threshold=head["decision"]["threshold"],
+            views=[list(v) for v in head["views"]],
+            facts=head["facts"],
+            plan_yaml=(folder / PLAN).read_text(encoding="utf-8"),
+            card=(folder / CARD).read_text(encoding="utf-8"),
+            checksum=sha256(folder / WEIGHTS),
+        )
 
     def same_as(self, other: Bundle) -> bool:
         """Whether every weight is bit-equal."""
         return len(self.members) == len(other.members) and all(
             mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
-            for mine, theirs in zip(self.members, other.members, strict=True))
+            for mine, theirs in zip(self.members, other.members, strict=True)
+        )
 
 
 def find_bundle(path: str | Path) -> Path:
@@ -167,23 +193,35 @@ def _verify(folder: Path) -> None:
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     except OSError:
-        raise AcceptanceError(f"{folder / SUMS}: missing; the bundle cannot be verified, copy the whole folder again") from None
+        raise AcceptanceError(
+            f"{folder / SUMS}: missing; the bundle cannot be verified, copy the whole folder again"
+        ) from None
     listed = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for name in (WEIGHTS, HEAD, PLAN, CARD):
         if name not in listed or not (folder / name).is_file():
             raise AcceptanceError(f"{folder / name}: missing or not in {SUMS}; copy the whole folder again")
         if sha256(folder / name) != listed[name]:
-            raise AcceptanceError(f"{folder / name}: checksum differs from {SUMS}; the file was changed or damaged, copy it again")
+            raise AcceptanceError(
+                f"{folder / name}: checksum differs from {SUMS}; the file was changed or damaged, copy it again"
+            )
 
 
 def _read_head(path: Path) -> dict[str, Any]:
     try:
         head = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError):
-        raise UnreadableFile(path, found="no JSON", expected="the head of a bundle", do="copy the bundle again") from None
+        raise UnreadableFile(
+            path, found="no JSON", expected="the head of a bundle", do="copy the bundle again"
+        ) from None
     if head.get("kind") != "vesalius.bundle" or head.get("schema") != SCHEMA:
-        raise UnreadableFile(path, found=f"schema {head.get('schema')!r}", expected=f"a bundle of schema {SCHEMA}",
-                             do="use the version of vesalius that wrote it")
+        raise UnreadableFile(
+            path,
+            found=f"schema {head.get('schema')!r}",
+            expected=f"a bundle of schema {SCHEMA}",
+            do="use the version of vesalius that wrote it",
+        )
     if head.get("task") not in TASKS:
-        raise UnreadableFile(path, found=f"task {head.get('task')!r}", expected=f"one of {', '.join(TASKS)}", do="update vesalius")
+        raise UnreadableFile(
+            path, found=f"task {head.get('task')!r}", expected=f"one of {', '.join(TASKS)}", do="update vesalius"
+        )
     return dict(head)

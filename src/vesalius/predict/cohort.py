@@ -56,17 +56,21 @@ def gather(inputs: Sequence[str | Path]) -> list[Item]:
     found: list[Item] = []
     for given in inputs:
         text = str(given)
-        path = Path(text.split("#")[0]) if not Path(text).exists() else Path(text)
+        path = Path(text.split("#", maxsplit=1)[0]) if not Path(text).exists() else Path(text)
         if not path.exists():
             raise UsageError(f"{text}: no such file or folder; check the path")
         if path.is_file() and ("#" in text or path.suffix.lower() not in (".npz", ".npy", ".csv", ".parquet")):
             found.append(Item(path.name.split(".")[0] if "#" not in text else text.rpartition("#")[2], text))
             continue
         manifest = discover(path)
-        found += [Item(case, str(manifest.root / where)) for case, where in
-                  zip(manifest.cases["case_id"], manifest.cases["path"], strict=True)]
+        found += [
+            Item(case, str(manifest.root / where))
+            for case, where in zip(manifest.cases["case_id"], manifest.cases["path"], strict=True)
+        ]
     if not found:
-        raise DataError(f"{', '.join(map(str, inputs))}: no image found; give image files, DICOM folders or array files")
+        raise DataError(
+            f"{', '.join(map(str, inputs))}: no image found; give image files, DICOM folders or array files"
+        )
     return _unique(found)
 
 
@@ -84,8 +88,16 @@ def _unique(items: Iterable[Item]) -> list[Item]:
     return out
 
 
-def predict_cohort(predictor: Predictor, items: Sequence[Item], out: str | Path, *, batch_size: int = 32,
-                   workers: int = 2, force: bool = False, progress: Progress | None = None) -> Outcome:
+def predict_cohort(
+    predictor: Predictor,
+    items: Sequence[Item],
+    out: str | Path,
+    *,
+    batch_size: int = 32,
+    workers: int = 2,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Outcome:
     """One JSON file per case in `out`, written as soon as it is known.
 
     A case is done if its file exists and was made by the same weights; `force` predicts it again. Cases that cannot
@@ -161,8 +173,9 @@ def _decoded(predictor: Predictor, items: Sequence[Item], workers: int) -> Itera
             yield first, future.result()
 
 
-def _flush(predictor: Predictor, waiting: list[tuple[Item, NDArray[Any]]], out: Path, outcome: Outcome,
-           progress: Progress) -> None:
+def _flush(
+    predictor: Predictor, waiting: list[tuple[Item, NDArray[Any]]], out: Path, outcome: Outcome, progress: Progress
+) -> None:
     if not waiting:
         return
     scores = predictor.decode(np.stack([stored for _, stored in waiting]), [item.case_id for item, _ in waiting])

@@ -25,7 +25,9 @@ def pick_device(name: str = "auto") -> torch.device:
     except RuntimeError:
         raise UsageError(f"--device {name!r} is not a device; choose auto, cpu, cuda, cuda:0 or mps") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; choose cpu or auto")
+        raise UsageError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; choose cpu or auto"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UsageError("--device mps: this machine has no Apple GPU; choose cpu or auto")
     return device

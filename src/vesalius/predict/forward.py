@@ -36,8 +36,15 @@ class Forward:
         Flips that are averaged, each a list of spatial axes in the order (z, y, x); ``[[]]`` is the image as it is.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], preprocess: Preprocess, task: Task, *,
-                 device: torch.device | None = None, views: Sequence[Sequence[int]] = ((),)) -> None:
+    def __init__(
+        self,
+        networks: Sequence[nn.Module],
+        preprocess: Preprocess,
+        task: Task,
+        *,
+        device: torch.device | None = None,
+        views: Sequence[Sequence[int]] = ((),),
+    ) -> None:
         self.device = device or torch.device("cpu")
         order = torch.channels_last if preprocess.dims == 2 else torch.channels_last_3d
         where: Any = {"device": self.device, "memory_format": order}  # torch's stub of `to` lacks memory_format
@@ -60,8 +67,15 @@ class Forward:
         """Logits ``(B, K)``, averaged over members and views."""
         return self.task.average(self.views_of(stored))
 
-    def over_store(self, store: Store, rows: NDArray[np.int64], *, batch_size: int = 128,
-                   progress: Progress | None = None, what: str = "predict") -> NDArray[np.float64]:
+    def over_store(
+        self,
+        store: Store,
+        rows: NDArray[np.int64],
+        *,
+        batch_size: int = 128,
+        progress: Progress | None = None,
+        what: str = "predict",
+    ) -> NDArray[np.float64]:
         """Logits ``(members * views, N, K)`` of rows of a store."""
         progress = progress or Silent()
         progress.start(what, len(rows), "cases")

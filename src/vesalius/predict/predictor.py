@@ -89,8 +89,11 @@ class Predictor:
         for place, case_id in enumerate(case_ids):
             top = int(probabilities[place].argmax())
             spread = float(each[:, place, top].std()) if len(each) > 1 else None
-            found.append(ClassScores(case_id, self.labels, probabilities[place], logits[place], spread,
-                                     threshold=self.bundle.threshold))
+            found.append(
+                ClassScores(
+                    case_id, self.labels, probabilities[place], logits[place], spread, threshold=self.bundle.threshold
+                )
+            )
         return found
 
     def _image(self, item: Input) -> tuple[Image, str]:

@@ -42,23 +42,51 @@ def run(what: str, out: Path, progress: Progress, *, force: bool, command: Seque
     write_cohort(scans, progress)
     _write_new(fresh)
     found = jobs.inspect(scans, out=out / "inspect.html", progress=progress)
-    done = jobs.train(scans, out=out / "run", budget=BUDGET_S, force=force, command=command or ["vesalius", "demo", what], progress=progress)
+    done = jobs.train(
+        scans,
+        out=out / "run",
+        budget=BUDGET_S,
+        force=force,
+        command=command or ["vesalius", "demo", what],
+        progress=progress,
+    )
     again = jobs.evaluate(out / "run", progress=progress)
     outcome = jobs.predict(out / "run", fresh, out=out / "predictions", formats=("json", "png"), progress=progress)
     seconds = time.monotonic() - start
     metrics = again.metrics["metrics"]
     said = {entry["case_id"]: entry for entry in outcome.predictions}
-    lines = [f"{found['images']} synthetic chest films of {found['patients']} patients: inspected, split by patient, trained on, tested",
-             f"on {again.metrics['cases']} films of {again.metrics['patients']} patients it had never seen:"]
+    lines = [
+        f"{found['images']} synthetic chest films of {found['patients']} patients: inspected, split by patient, trained on, tested",
+        f"on {again.metrics['cases']} films of {again.metrics['patients']} patients it had never seen:",
+    ]
     for name in ("auroc", "accuracy", "sensitivity", "specificity"):
         entry = metrics[name]
         lines.append(f"  {name:<12} {entry['value']:.3f}  (95% interval {entry['low']:.3f} to {entry['high']:.3f})")
-    lines += ["new films:", *(f"  {case:<20} {entry['class']:<10} {entry['probabilities'][entry['class']]:.2f}" for case, entry in sorted(said.items()))]
-    lines += [f"done in {show_seconds(seconds)}", f"data page    {out / 'inspect.html'}", f"plan         {out / 'run' / 'plan.yaml'}",
-              f"predictions  {out / 'predictions' / 'predictions.csv'}", f"report       {done.report}"]
-    return {"run": str(done.run), "report": str(done.report), "bundle": str(done.bundle), "seconds": round(seconds, 1),
-            "metrics": metrics, "cases": again.metrics["cases"], "patients": again.metrics["patients"],
-            "predictions": outcome.predictions, "lines": lines}
+    lines += [
+        "new films:",
+        *(
+            f"  {case:<20} {entry['class']:<10} {entry['probabilities'][entry['class']]:.2f}"
+            for case, entry in sorted(said.items())
+        ),
+    ]
+    lines += [
+        f"done in {show_seconds(seconds)}",
+        f"data page    {out / 'inspect.html'}",
+        f"plan         {out / 'run' / 'plan.yaml'}",
+        f"predictions  {out / 'predictions' / 'predictions.csv'}",
+        f"report       {done.report}",
+    ]
+    return {
+        "run": str(done.run),
+        "report": str(done.report),
+        "bundle": str(done.bundle),
+        "seconds": round(seconds, 1),
+        "metrics": metrics,
+        "cases": again.metrics["cases"],
+        "patients": again.metrics["patients"],
+        "predictions": outcome.predictions,
+        "lines": lines,
+    }
 
 
 def write_cohort(folder: Path, progress: Progress) -> None:
@@ -69,7 +97,9 @@ def write_cohort(folder: Path, progress: Progress) -> None:
         path = f"films/{phantom.case.case_id}.png"
         (folder / "films").mkdir(parents=True, exist_ok=True)
         write_png(folder / path, phantom.case.image().pixels[0])
-        rows.append({"path": path, "label": phantom.label, "patient_id": phantom.case.patient_id, **phantom.case.covariates})
+        rows.append(
+            {"path": path, "label": phantom.label, "patient_id": phantom.case.patient_id, **phantom.case.covariates}
+        )
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

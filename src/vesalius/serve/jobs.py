@@ -5,6 +5,7 @@ Each function is what the command of the same name does, without the printing; i
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from vesalius.predict.predictor import Predictor
 from vesalius.serve import results
 from vesalius.tasks.classify import Classify
 from vesalius.train.planner import Facts, Preflight, plan_classification
-from vesalius.train.run import RunFolder, folds, train_member
+from vesalius.train.run import RunFolder, folds, join_processes, train_member, wait_for_all
 from vesalius.transforms.preprocess import Preprocess
 
 
@@ -49,9 +50,16 @@ class Reading:
 
     def manifest(self, data: str | Path, task: str | None, progress: Progress) -> Manifest:
         """The manifest of `data`."""
-        return discover(data, task=task, layout=self.layout, label_column=self.label_column,
-                        patient_column=self.patient_column, patient_pattern=self.patient_pattern,
-                        split_column=self.split_column, progress=progress)
+        return discover(
+            data,
+            task=task,
+            layout=self.layout,
+            label_column=self.label_column,
+            patient_column=self.patient_column,
+            patient_pattern=self.patient_pattern,
+            split_column=self.split_column,
+            progress=progress,
+        )
 
 
 @dataclass
@@ -66,24 +74,52 @@ class Trained:
     seconds: float = 0.0
 
 
-def plan(data: str | Path, *, task: str = "classify", out: str | Path | None = None, settings: Mapping[str, Any] | None = None,
-         budget: str | float | None = None, memory: str | int | None = None, device: str = "auto", seed: int = 0,
-         workers: int | None = None, reading: Reading | None = None, progress: Progress | None = None) -> tuple[Plan, Preflight]:
+def plan(
+    data: str | Path,
+    *,
+    task: str = "classify",
+    out: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    budget: str | float | None = None,
+    memory: str | int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    workers: int | None = None,
+    reading: Reading | None = None,
+    progress: Progress | None = None,
+) -> tuple[Plan, Preflight]:
     """The plan for `data` with its reasons, and what it will take; written to `out` if given."""
     progress = progress or Silent()
     start = time.monotonic()
     manifest = _readable_question(data, task, reading or Reading(), progress)
-    made, flight = _planned(manifest, settings or {}, _seconds(budget), _bytes(memory), device, seed, workers, start, progress)
+    made, flight = _planned(
+        manifest, settings or {}, _seconds(budget), _bytes(memory), device, seed, workers, start, progress
+    )
     if out is not None:
         made.write(out)
     return made, flight
 
 
-def train(data: str | Path | None, *, out: str | Path, task: str = "classify", plan: str | Path | None = None,
-          settings: Mapping[str, Any] | None = None, budget: str | float | None = None, memory: str | int | None = None,
-          device: str = "auto", seed: int = 0, workers: int | None = None, resume: bool = False, force: bool = False,
-          allow_leakage: bool = False, reading: Reading | None = None, command: Sequence[str] | None = None,
-          progress: Progress | None = None, started: float | None = None) -> Trained:
+def train(
+    data: str | Path | None,
+    *,
+    out: str | Path,
+    task: str = "classify",
+    plan: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    budget: str | float | None = None,
+    memory: str | int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    workers: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    allow_leakage: bool = False,
+    reading: Reading | None = None,
+    command: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    started: float | None = None,
+) -> Trained:
     """Prepare, split, train, calibrate, test, report: the run folder `out`.
 
     Parameters
@@ -103,11 +139,20 @@ def train(data: str | Path | None, *, out: str | Path, task: str = "classify", p
         raise UsageError(f"{folder.root}: holds no run to resume; give the data as well")
     if data is None and not resume:
         raise UsageError("train needs DATA, or --resume with the --out of a run")
-    if process_rank()[0] == 0:
+    join_processes(pick_device(device))
+    first = process_rank()[0] == 0
+    if first:
         request = folder.start(request, resume=resume, force=force)
+    wait_for_all()
+    if not first:  # what the first process decided holds for all
+        request, progress = json.loads(folder.request.read_text(encoding="utf-8")), Silent()
     ask = Reading(**request["reading"])
     manifest = _readable_question(request["data"], request["task"], ask, progress)
-    made = _plan_of_run(folder, manifest, request, plan, start, progress)
+    if first:
+        made = _plan_of_run(folder, manifest, request, plan, start, progress)
+        made.write(folder.plan)
+    wait_for_all()
+    made = Plan.read(folder.plan)
     workshop = Workshop.open(folder, manifest, made, request, progress)
     members = workshop.train(start, progress)
     if process_rank()[0] != 0:
@@ -115,12 +160,32 @@ def train(data: str | Path | None, *, out: str | Path, task: str = "classify", p
     return workshop.finish(members, start, command, progress)
 
 
-def _request(data: Any, task: str, settings: Any, budget: Any, memory: Any, device: str, seed: int, workers: Any,
-             allow_leakage: bool, reading: Reading | None) -> dict[str, Any]:
+def _request(
+    data: Any,
+    task: str,
+    settings: Any,
+    budget: Any,
+    memory: Any,
+    device: str,
+    seed: int,
+    workers: Any,
+    allow_leakage: bool,
+    reading: Reading | None,
+) -> dict[str, Any]:
     """Everything that decides what a run becomes, as plain data, so that ``--resume`` repeats it."""
-    return {"schema": 1, "data": None if data is None else str(Path(data).absolute()), "task": task, "settings": dict(settings or {}),
-            "budget_s": _seconds(budget), "memory_bytes": _bytes(memory), "device": device, "seed": seed, "workers": workers,
-            "allow_leakage": allow_leakage, "reading": dict(vars(reading or Reading()))}
+    return {
+        "schema": 1,
+        "data": None if data is None else str(Path(data).absolute()),
+        "task": task,
+        "settings": dict(settings or {}),
+        "budget_s": _seconds(budget),
+        "memory_bytes": _bytes(memory),
+        "device": device,
+        "seed": seed,
+        "workers": workers,
+        "allow_leakage": allow_leakage,
+        "reading": dict(vars(reading or Reading())),
+    }
 
 
 def _seconds(budget: str | float | None) -> float | None:
@@ -136,15 +201,26 @@ def _readable_question(data: str | Path, task: str, reading: Reading, progress: 
         raise UsageError(f"--task {task!r} cannot be trained by this version; it trains classify")
     manifest = reading.manifest(data, task, progress)
     if manifest.labels is None:
-        raise DataError(f"{data}: no classes found (layout {manifest.layout}); give class folders, or a table with --label-column")
+        raise DataError(
+            f"{data}: no classes found (layout {manifest.layout}); give class folders, or a table with --label-column"
+        )
     for problem in manifest.problems:
         if problem.severity != "note":
             progress.warn(str(problem))
     return manifest
 
 
-def _planned(manifest: Manifest, settings: Mapping[str, Any], budget_s: float | None, memory: int | None, device: str,
-             seed: int, workers: int | None, start: float, progress: Progress) -> tuple[Plan, Preflight]:
+def _planned(
+    manifest: Manifest,
+    settings: Mapping[str, Any],
+    budget_s: float | None,
+    memory: int | None,
+    device: str,
+    seed: int,
+    workers: int | None,
+    start: float,
+    progress: Progress,
+) -> tuple[Plan, Preflight]:
     found = survey(manifest, seed=seed, progress=progress)
     where = pick_device(device)
     if where.type == "cpu":
@@ -155,26 +231,44 @@ def _planned(manifest: Manifest, settings: Mapping[str, Any], budget_s: float | 
     train_cases = int(given.get("train", 0)) or round(count * (1 - val - test))
     left = None if budget_s is None else budget_s - (time.monotonic() - start) - _preparing_seconds(found, count)
     labels = manifest.labels
-    facts = Facts(classes=len(labels) if labels else 2, multilabel=bool(labels and labels.multilabel), train_cases=max(train_cases, 1),
-                  other_cases=max(count - train_cases, 1), device=where, seed=seed, memory_bytes=memory,
-                  budget_s=None if left is None else max(left, 5.0), workers=workers)
+    facts = Facts(
+        classes=len(labels) if labels else 2,
+        multilabel=bool(labels and labels.multilabel),
+        train_cases=max(train_cases, 1),
+        other_cases=max(count - train_cases, 1),
+        device=where,
+        seed=seed,
+        memory_bytes=memory,
+        budget_s=None if left is None else max(left, 5.0),
+        workers=workers,
+    )
     made, flight = plan_classification(found, facts, settings)
     for line in flight.lines():
         progress.say(line)
     if memory is not None and flight.memory_bytes > memory:
-        raise ResourceError(f"--memory {show_bytes(memory)}: this plan takes about {show_bytes(flight.memory_bytes)}; "
-                            "set a smaller optim.batch_size or preprocess.size, or more memory")
+        raise ResourceError(
+            f"--memory {show_bytes(memory)}: this plan takes about {show_bytes(flight.memory_bytes)}; "
+            "set a smaller optim.batch_size or preprocess.size, or more memory"
+        )
     return made, flight
 
 
 def _preparing_seconds(found: Any, count: int) -> float:
     """A cautious guess of the time to decode the rest: 2 ms a small picture, 30 MB/s of volume."""
     values = float(np.prod(found.shape.median))
-    return 1.0 + count * (1e-5 if found.one_shape and values < 64**2 else 2e-3 if len(found.shape.median) == 2 else values / 3e7)
+    return 1.0 + count * (
+        1e-5 if found.one_shape and values < 64**2 else 2e-3 if len(found.shape.median) == 2 else values / 3e7
+    )
 
 
-def _plan_of_run(folder: RunFolder, manifest: Manifest, request: dict[str, Any], plan_file: str | Path | None, start: float,
-                 progress: Progress) -> Plan:
+def _plan_of_run(
+    folder: RunFolder,
+    manifest: Manifest,
+    request: dict[str, Any],
+    plan_file: str | Path | None,
+    start: float,
+    progress: Progress,
+) -> Plan:
     """The plan that is there (resume), a person's, or a new one; written before anything else happens."""
     if folder.plan.exists():
         return Plan.read(folder.plan)
@@ -185,10 +279,17 @@ def _plan_of_run(folder: RunFolder, manifest: Manifest, request: dict[str, Any],
         if made["preprocess.size"] is None:
             raise PlanError(f"{plan_file}: preprocess.size is not set; write a whole plan with `vesalius plan`")
     else:
-        made, _ = _planned(manifest, request["settings"], request["budget_s"], request["memory_bytes"], request["device"],
-                           request["seed"], request["workers"], start, progress)
-    if process_rank()[0] == 0:
-        made.write(folder.plan)
+        made, _ = _planned(
+            manifest,
+            request["settings"],
+            request["budget_s"],
+            request["memory_bytes"],
+            request["device"],
+            request["seed"],
+            request["workers"],
+            start,
+            progress,
+        )
     return made
 
 
@@ -204,14 +305,30 @@ class Workshop:
     request: dict[str, Any]
 
     @classmethod
-    def open(cls, folder: RunFolder, manifest: Manifest, plan: Plan, request: dict[str, Any], progress: Progress) -> Workshop:
+    def open(
+        cls, folder: RunFolder, manifest: Manifest, plan: Plan, request: dict[str, Any], progress: Progress
+    ) -> Workshop:
         """Prepare the pixels, split, look for leakage; the cohort is written."""
         cache = cache_folder()
-        store = prepare(manifest, Preprocess.from_spec(plan.section("preprocess")), cache=cache,
-                        workers=int(plan["run.workers"]), memory_bytes=plan["run.memory_bytes"], progress=progress)
-        cohort = assemble(manifest, store, seed=int(plan["run.seed"]), val=float(plan["split.val"]), test=float(plan["split.test"]),
-                          by=plan["split.by"], folds=int(plan["split.folds"]), allow_leakage=bool(request["allow_leakage"]),
-                          progress=progress)
+        store = prepare(
+            manifest,
+            Preprocess.from_spec(plan.section("preprocess")),
+            cache=cache,
+            workers=int(plan["run.workers"]),
+            memory_bytes=plan["run.memory_bytes"],
+            progress=progress,
+        )
+        cohort = assemble(
+            manifest,
+            store,
+            seed=int(plan["run.seed"]),
+            val=float(plan["split.val"]),
+            test=float(plan["split.test"]),
+            by=plan["split.by"],
+            folds=int(plan["split.folds"]),
+            allow_leakage=bool(request["allow_leakage"]),
+            progress=progress,
+        )
         for note in cohort.notes:
             progress.say(note)
         if process_rank()[0] == 0:
@@ -227,17 +344,29 @@ class Workshop:
         deadline = self._deadline(start)
         members = []
         for member, (training, validation) in enumerate(parts):
-            members.append(train_member(
-                self.plan, self.task, self.store, member=member, train=self.cohort.part(training),
-                val=self.cohort.part(validation) if len(validation) else None, folder=self.folder, device=device,
-                deadline_s=None if deadline is None else deadline / len(parts), progress=progress))
+            members.append(
+                train_member(
+                    self.plan,
+                    self.task,
+                    self.store,
+                    member=member,
+                    train=self.cohort.part(training),
+                    val=self.cohort.part(validation) if len(validation) else None,
+                    folder=self.folder,
+                    device=device,
+                    deadline_s=None if deadline is None else deadline / len(parts),
+                    progress=progress,
+                )
+            )
         return members
 
     def _deadline(self, start: float) -> float | None:
         """Seconds of training that the budget leaves; decided once, kept for a resumed run."""
-        import json
-
-        if self.plan["run.budget_s"] is None or self.request["budget_s"] is None or self.plan.because("optim.max_steps") == "set by the user":
+        if (
+            self.plan["run.budget_s"] is None
+            or self.request["budget_s"] is None
+            or self.plan.because("optim.max_steps") == "set by the user"
+        ):
             return None
         path = self.folder.root / "checkpoints" / "deadline.json"
         if path.exists():
@@ -247,17 +376,33 @@ class Workshop:
             write_json(path, {"seconds": left})
         return left
 
-    def finish(self, members: list[dict[str, Any]], start: float, command: Sequence[str] | None, progress: Progress) -> Trained:
+    def finish(
+        self, members: list[dict[str, Any]], start: float, command: Sequence[str] | None, progress: Progress
+    ) -> Trained:
         """Calibrate, test, write bundle and report."""
         trained_s = time.monotonic() - start
         judged = results.judge(self.plan, self.task, self.store, self.cohort, members, self.folder, progress)
-        origin = provenance(seed=int(self.plan["run.seed"]), data_hash=self.cohort.data_hash, command=command,
-                            device=str(pick_device(self.request["device"])), store=self.store.key, threads=_threads(),
-                            budget_s=self.request["budget_s"])
+        origin = provenance(
+            seed=int(self.plan["run.seed"]),
+            data_hash=self.cohort.data_hash,
+            command=command,
+            device=str(pick_device(self.request["device"])),
+            store=self.store.key,
+            threads=_threads(),
+            budget_s=self.request["budget_s"],
+        )
         write_json(self.folder.provenance, origin)
-        report = results.write_run(self.folder, self.plan, self.cohort, judged, origin, train_s=trained_s, progress=progress)
-        return Trained(self.folder.root, report, self.folder.bundle, judged.metrics, list(self.cohort.notes),
-                       time.monotonic() - start)
+        report = results.write_run(
+            self.folder, self.plan, self.cohort, judged, origin, train_s=trained_s, progress=progress
+        )
+        return Trained(
+            self.folder.root,
+            report,
+            self.folder.bundle,
+            judged.metrics,
+            list(self.cohort.notes),
+            time.monotonic() - start,
+        )
 
 
 def _threads() -> int:
@@ -266,9 +411,17 @@ def _threads() -> int:
     return int(torch.get_num_threads())
 
 
-def evaluate(run: str | Path, *, data: str | Path | None = None, out: str | Path | None = None, device: str = "auto",
-             workers: int | None = None, reading: Reading | None = None, command: Sequence[str] | None = None,
-             progress: Progress | None = None) -> Trained:
+def evaluate(
+    run: str | Path,
+    *,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    reading: Reading | None = None,
+    command: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Trained:
     """The report of a run again, or of its model on other data (external validation).
 
     Raises
@@ -283,39 +436,84 @@ def evaluate(run: str | Path, *, data: str | Path | None = None, out: str | Path
         return results.again(folder, model, command, progress)
     manifest = _readable_question(data, model.task, reading or Reading(), progress)
     manifest = results.with_labels_of(manifest, model)
-    store = prepare(manifest, Preprocess.from_spec(model.preprocess), cache=cache_folder(), workers=workers or available_cores(),
-                    progress=progress)
+    store = prepare(
+        manifest,
+        Preprocess.from_spec(model.preprocess),
+        cache=cache_folder(),
+        workers=workers or available_cores(),
+        progress=progress,
+    )
     target = Path(out) if out is not None else Path(run) / "report" / f"external-{Path(data).name.split('.')[0]}"
-    return results.external(model, manifest, store, target, device=pick_device(device), start=start, command=command,
-                            known=folder, progress=progress)
+    return results.external(
+        model,
+        manifest,
+        store,
+        target,
+        device=pick_device(device),
+        start=start,
+        command=command,
+        known=folder,
+        progress=progress,
+    )
 
 
-def predict(model: str | Path, *inputs: str | Path, out: str | Path, device: str = "auto", workers: int | None = None,
-            batch_size: int = 32, force: bool = False, formats: Sequence[str] = ("json",), progress: Progress | None = None) -> Outcome:
+def predict(
+    model: str | Path,
+    *inputs: str | Path,
+    out: str | Path,
+    device: str = "auto",
+    workers: int | None = None,
+    batch_size: int = 32,
+    force: bool = False,
+    formats: Sequence[str] = ("json",),
+    progress: Progress | None = None,
+) -> Outcome:
     """Predictions of files, folders, DICOM series and array files in `out`; what is done is skipped."""
     if not inputs:
         raise UsageError("predict needs at least one INPUT: an image file, a folder or an array file")
     progress = progress or Silent()
     predictor = Predictor.load(model, device=device)
     items = gather(inputs)
-    outcome = predict_cohort(predictor, items, out, batch_size=batch_size, workers=workers or available_cores(), force=force,
-                             progress=progress)
+    outcome = predict_cohort(
+        predictor,
+        items,
+        out,
+        batch_size=batch_size,
+        workers=workers or available_cores(),
+        force=force,
+        progress=progress,
+    )
     results.write_predictions(Path(out), outcome, items, predictor, formats)
     return outcome
 
 
-def inspect(data: str | Path, *, out: str | Path | None = None, task: str | None = None, workers: int | None = None,
-            reading: Reading | None = None, progress: Progress | None = None) -> dict[str, Any]:
+def inspect(
+    data: str | Path,
+    *,
+    out: str | Path | None = None,
+    task: str | None = None,
+    workers: int | None = None,
+    reading: Reading | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """What is here: layout, cases, patients, classes, geometry, duplicates, problems; an HTML page if `out` is given."""
     from vesalius.serve import looking
 
     progress = progress or Silent()
     manifest = (reading or Reading()).manifest(data, task, progress)
-    return looking.inspect(manifest, Path(data), None if out is None else Path(out), workers or available_cores(), progress)
+    return looking.inspect(
+        manifest, Path(data), None if out is None else Path(out), workers or available_cores(), progress
+    )
 
 
-def demo(what: str = "classify", *, out: str | Path = "runs/demo-classify", progress: Progress | None = None, force: bool = True,
-         command: Sequence[str] | None = None) -> dict[str, Any]:
+def demo(
+    what: str = "classify",
+    *,
+    out: str | Path = "runs/demo-classify",
+    progress: Progress | None = None,
+    force: bool = True,
+    command: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """The whole journey on embedded synthetic cases."""
     from vesalius.serve import demonstration
 

@@ -10,9 +10,9 @@ import numpy as np
 from vesalius.core.errors import DataError
 from vesalius.core.progress import Progress, track
 from vesalius.core.randomness import generator
+from vesalius.data.cohort import members
 from vesalius.data.duplicates import find_duplicates
 from vesalius.data.fingerprint import Fingerprint
-from vesalius.data.cohort import members
 from vesalius.data.leakage import check_leakage
 from vesalius.data.manifest import Manifest
 from vesalius.io.open import open_image
@@ -34,17 +34,35 @@ def inspect(manifest: Manifest, data: Path, out: Path | None, workers: int, prog
     counts = manifest.counts()
     per_patient = cases.groupby("patient_id")["case_id"].nunique()
     groups = [[str(cases["path"].iloc[row]) for row in rows] for rows in members(duplicates.group)]
-    near = [{"first": str(cases["path"].iloc[a]), "second": str(cases["path"].iloc[b]), "similarity": round(float(s), 4)}
-            for (a, b), s in zip(duplicates.pairs, duplicates.similarity, strict=True)]
+    near = [
+        {"first": str(cases["path"].iloc[a]), "second": str(cases["path"].iloc[b]), "similarity": round(float(s), 4)}
+        for (a, b), s in zip(duplicates.pairs, duplicates.similarity, strict=True)
+    ]
     found: dict[str, Any] = {
-        "data": str(data), "layout": manifest.layout, "task": manifest.task, "images": len(manifest),
-        **{key: counts[key] for key in ("cases", "patients", "classes", "class_patients", "splits", "split_patients", "split_classes") if key in counts},
-        "patient_source": manifest.patient_source, "split_source": manifest.split_source,
-        "patients_with_several_images": int((per_patient > 1).sum()), "most_images_of_one_patient": int(per_patient.max()),
-        "unreadable": looked.failed, "geometry": _geometry(fingerprint),
-        "duplicates": {"exact_groups": len(groups), "exact_images": sum(len(g) for g in groups), "near_pairs": len(near),
-                       "exact": groups, "near": near},
-        "leakage": leakage.counts() | {"lines": leakage.lines()}, "data_hash": fingerprint.data_hash,
+        "data": str(data),
+        "layout": manifest.layout,
+        "task": manifest.task,
+        "images": len(manifest),
+        **{
+            key: counts[key]
+            for key in ("cases", "patients", "classes", "class_patients", "splits", "split_patients", "split_classes")
+            if key in counts
+        },
+        "patient_source": manifest.patient_source,
+        "split_source": manifest.split_source,
+        "patients_with_several_images": int((per_patient > 1).sum()),
+        "most_images_of_one_patient": int(per_patient.max()),
+        "unreadable": looked.failed,
+        "geometry": _geometry(fingerprint),
+        "duplicates": {
+            "exact_groups": len(groups),
+            "exact_images": sum(len(g) for g in groups),
+            "near_pairs": len(near),
+            "exact": groups,
+            "near": near,
+        },
+        "leakage": leakage.counts() | {"lines": leakage.lines()},
+        "data_hash": fingerprint.data_hash,
         "problems": [{"severity": p.severity, "path": p.path, "text": p.text} for p in manifest.problems],
     }
     if out is not None:
@@ -54,20 +72,53 @@ def inspect(manifest: Manifest, data: Path, out: Path | None, workers: int, prog
 
 def _geometry(fingerprint: Fingerprint) -> dict[str, Any]:
     facts = fingerprint.to_json()
-    return {key: facts[key] for key in ("dims", "shape", "one_shape", "spacing_mm", "channels", "dtypes", "units", "modality",
-                                        "modality_because", "intensity", "blank")}
+    return {
+        key: facts[key]
+        for key in (
+            "dims",
+            "shape",
+            "one_shape",
+            "spacing_mm",
+            "channels",
+            "dtypes",
+            "units",
+            "modality",
+            "modality_because",
+            "intensity",
+            "blank",
+        )
+    }
 
 
 def _page(out: Path, manifest: Manifest, found: dict[str, Any], progress: Progress) -> Path:
     path = out if out.suffix.lower() in (".html", ".htm") else out / "index.html"
-    summary = {key: found[key] for key in ("data", "layout", "task", "cases", "patients", "patient_source", "split_source",
-                                           "patients_with_several_images", "most_images_of_one_patient")}
+    summary = {
+        key: found[key]
+        for key in (
+            "data",
+            "layout",
+            "task",
+            "cases",
+            "patients",
+            "patient_source",
+            "split_source",
+            "patients_with_several_images",
+            "most_images_of_one_patient",
+        )
+    }
     rows = [" = ".join(group) for group in found["duplicates"]["exact"]]
     rows += [f"{p['first']} ~ {p['second']} (similarity {p['similarity']})" for p in found["duplicates"]["near"]]
     failed = [f"{name}: {reason}" for name, reason in found["unreadable"].items()]
-    return write_inspect_page(path, summary=summary, counts=manifest.counts(), problems=[*manifest.problems, *failed],
-                              duplicates=rows, geometry=_flat(found["geometry"]), montage=_montage(manifest, progress),
-                              next_steps=f"vesalius train {found['data']} --out runs/first --budget 5m")
+    return write_inspect_page(
+        path,
+        summary=summary,
+        counts=manifest.counts(),
+        problems=[*manifest.problems, *failed],
+        duplicates=rows,
+        geometry=_flat(found["geometry"]),
+        montage=_montage(manifest, progress),
+        next_steps=f"vesalius train {found['data']} --out runs/first --budget 5m",
+    )
 
 
 def _flat(facts: dict[str, Any]) -> dict[str, str]:
@@ -105,4 +156,3 @@ def _montage(manifest: Manifest, progress: Progress) -> dict[str, bytes]:
         if pictures:
             sheets[name or "images"] = contact_sheet(pictures, columns=6)
     return sheets
-

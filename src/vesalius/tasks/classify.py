@@ -46,9 +46,17 @@ class Classify:
     def network(self, model: Mapping[str, Any], *, dims: int, inputs: int, size: Sequence[int]) -> nn.Module:
         """The network of section ``model`` of a plan for inputs ``(B, inputs, *size)``."""
         depths = model.get("depths")
-        shape = Shape(dims=dims, inputs=inputs, size=tuple(int(s) for s in size), width=model.get("width"),
-                      depths=None if depths is None else tuple(depths), stem=str(model.get("stem") or "auto"))
-        return Classifier(build_encoder(str(model["name"]), shape), len(self.labels), float(model.get("dropout") or 0.0))
+        shape = Shape(
+            dims=dims,
+            inputs=inputs,
+            size=tuple(int(s) for s in size),
+            width=model.get("width"),
+            depths=None if depths is None else tuple(depths),
+            stem=str(model.get("stem") or "auto"),
+        )
+        return Classifier(
+            build_encoder(str(model["name"]), shape), len(self.labels), float(model.get("dropout") or 0.0)
+        )
 
     def encode(self, targets: NDArray[Any]) -> Tensor:
         """Class indices ``(N,)``, or 0/1 rows ``(N, K)`` of a multi-label question, as soft targets ``(N, K)``."""

@@ -47,6 +47,10 @@ def load(folder: Path) -> tuple[int, dict[str, Any]] | None:
         except (RuntimeError, EOFError, OSError, ValueError, KeyError):
             broken = path
     if broken is not None:
-        raise UnreadableFile(broken, found="no checkpoint can be read", expected="a file written by this program",
-                             do="remove the checkpoints folder to start again")
+        raise UnreadableFile(
+            broken,
+            found="no checkpoint can be read",
+            expected="a file written by this program",
+            do="remove the checkpoints folder to start again",
+        )
     return None

@@ -89,7 +89,8 @@ def fit(job: Job, progress: Progress) -> dict[str, Tensor]:
             if job.stop():
                 _save(job, state, seconds)
                 raise Interrupted(f"stopped at step {state.step}, state saved; go on with --resume")
-            if seconds.since_save() > CHECKPOINT_EVERY_S and state.step < milestone:
+            # Several processes would not agree on the time; they save at milestones only.
+            if job.fabric.world_size == 1 and seconds.since_save() > CHECKPOINT_EVERY_S and state.step < milestone:
                 _save(job, state, seconds)
         _milestone(job, state)
         _review(job, state, seconds)
@@ -108,7 +109,9 @@ def _step(job: Job, state: State, batch: Batch) -> None:
         seen = job.augment(pixels, step=batch.step, first=batch.first, total=batch.total)
         pixels, targets = seen.image, seen.mix(targets)
         if job.optim["channels_last"]:
-            pixels = pixels.contiguous(memory_format=torch.channels_last if pixels.ndim == 4 else torch.channels_last_3d)
+            pixels = pixels.contiguous(
+                memory_format=torch.channels_last if pixels.ndim == 4 else torch.channels_last_3d
+            )
     loss = job.policy.step(pixels, targets, rate(job.optim, job.course.progress(batch.step)))
     if not np.isfinite(loss):
         raise FloatingPointError(f"loss is {loss} at step {batch.step}")
@@ -118,9 +121,12 @@ def _step(job: Job, state: State, batch: Batch) -> None:
 
 
 def _milestone(job: Job, state: State) -> None:
-    row: dict[str, Any] = {"step": state.step, "epoch": state.step / job.batches.steps_per_epoch,
-                           "lr": rate(job.optim, job.course.progress(state.step - 1)),
-                           "train_loss": state.loss_sum / max(state.loss_count, 1)}
+    row: dict[str, Any] = {
+        "step": state.step,
+        "epoch": state.step / job.batches.steps_per_epoch,
+        "lr": rate(job.optim, job.course.progress(state.step - 1)),
+        "train_loss": state.loss_sum / max(state.loss_count, 1),
+    }
     state.loss_sum, state.loss_count = 0.0, 0
     if job.validate is not None:
         weights = job.policy.weights()

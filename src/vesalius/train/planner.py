@@ -55,9 +55,11 @@ class Preflight:
 
     def lines(self) -> list[str]:
         """For people."""
-        return [f"training {show_seconds(self.train_s)} for {self.epochs:.1f} epochs, testing and report {show_seconds(self.test_s)}",
-                f"memory about {show_bytes(self.memory_bytes)}, prepared data {show_bytes(self.disk_bytes)} on disk, "
-                f"{self.parameters / 1e6:.2f} million parameters"]
+        return [
+            f"training {show_seconds(self.train_s)} for {self.epochs:.1f} epochs, testing and report {show_seconds(self.test_s)}",
+            f"memory about {show_bytes(self.memory_bytes)}, prepared data {show_bytes(self.disk_bytes)} on disk, "
+            f"{self.parameters / 1e6:.2f} million parameters",
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -71,7 +73,9 @@ REPORT_S = 7.0
 """Seconds from the last prediction to the finished report: bootstrap, pictures, page."""
 
 
-def plan_classification(found: Fingerprint, facts: Facts, settings: Mapping[str, Any] | None = None) -> tuple[Plan, Preflight]:
+def plan_classification(
+    found: Fingerprint, facts: Facts, settings: Mapping[str, Any] | None = None
+) -> tuple[Plan, Preflight]:
     """The plan and what it will take.
 
     Parameters
@@ -98,8 +102,16 @@ def plan_classification(found: Fingerprint, facts: Facts, settings: Mapping[str,
 
 
 def _run(plan: Plan, facts: Facts) -> None:
-    plan.decide("run.seed", facts.seed, "asked for" if facts.seed else "the default; another seed tells how much chance there is")
-    plan.decide("run.device", str(facts.device), "the fastest device there is" if facts.device.type != "cpu" else "no GPU was found or wanted")
+    plan.decide(
+        "run.seed",
+        facts.seed,
+        "asked for" if facts.seed else "the default; another seed tells how much chance there is",
+    )
+    plan.decide(
+        "run.device",
+        str(facts.device),
+        "the fastest device there is" if facts.device.type != "cpu" else "no GPU was found or wanted",
+    )
     plan.decide("run.workers", facts.workers or available_cores(), f"{available_cores()} cores are available")
     if facts.memory_bytes:
         plan.decide("run.memory_bytes", facts.memory_bytes, "asked for")
@@ -113,14 +125,23 @@ def _pixels(plan: Plan, found: Fingerprint) -> None:
     colour = int(max(found.channels, key=lambda c: found.channels[c])) if found.channels else 1
     gray = colour == 3 and found.equal_channels
     channels = 1 if gray else colour
-    plan.decide("preprocess.channels", channels, "colour files that hold gray pictures" if gray else f"the images have {colour}")
+    plan.decide(
+        "preprocess.channels", channels, "colour files that hold gray pictures" if gray else f"the images have {colour}"
+    )
     spread = found.aspect.high[0] / max(found.aspect.low[0], 1e-9)
     same = spread < 1.15 or found.one_shape
-    plan.decide("preprocess.fit", "stretch" if same else "pad",
-                "all images have about the same aspect ratio" if same else f"aspect ratios differ by a factor of {spread:.2f}; nothing is squeezed")
+    plan.decide(
+        "preprocess.fit",
+        "stretch" if same else "pad",
+        "all images have about the same aspect ratio"
+        if same
+        else f"aspect ratios differ by a factor of {spread:.2f}; nothing is squeezed",
+    )
     kinds = set(found.dtypes)
     if set(found.units) == {"HU"}:
-        plan.decide("preprocess.window", [-1000.0, 1000.0], "HU beyond air and dense bone carry no disease; metal is clipped")
+        plan.decide(
+            "preprocess.window", [-1000.0, 1000.0], "HU beyond air and dense bone carry no disease; metal is clipped"
+        )
         plan.decide("preprocess.storage", "int16", "HU are whole numbers")
     elif kinds == {"uint8"}:
         plan.decide("preprocess.storage", "uint8", "the files hold 8 bit")
@@ -135,37 +156,68 @@ def _pixels(plan: Plan, found: Fingerprint) -> None:
         stats = found.intensity
         mean = list(stats.mean) if stats else [0.0]
         std = [max(s, 1e-3) for s in stats.std] if stats else [1.0]
-        plan.decide("preprocess.normalise", {"kind": "fixed", "mean": mean, "std": std},
-                    "values mean the same in every image, so their level is kept")
+        plan.decide(
+            "preprocess.normalise",
+            {"kind": "fixed", "mean": mean, "std": std},
+            "values mean the same in every image, so their level is kept",
+        )
     else:
-        plan.decide("preprocess.normalise", {"kind": "per_image"}, "brightness and contrast differ by machine and exposure, not by disease")
+        plan.decide(
+            "preprocess.normalise",
+            {"kind": "per_image"},
+            "brightness and contrast differ by machine and exposure, not by disease",
+        )
 
 
 def _few_values(found: Fingerprint) -> bool:
     """Masks and shapes: the middle value is one of the extremes, and the mean follows the filled part."""
     stats = found.intensity
-    return stats is not None and all(m in (low, high) for m, low, high in zip(stats.p50, stats.low, stats.high, strict=True)) \
+    return (
+        stats is not None
+        and all(m in (low, high) for m, low, high in zip(stats.p50, stats.low, stats.high, strict=True))
         and found.dims == 3
+    )
 
 
 def _learning(plan: Plan, found: Fingerprint, facts: Facts) -> None:
     plan.decide("model.name", "lean", "the most accurate for its cost on this kind of machine; see docs/models.md")
     imbalance = found.imbalance or 1.0
     if not facts.multilabel and imbalance > 1.5:
-        plan.decide("sampling.balance", 0.5 if imbalance < 4 else 0.7,
-                    f"the largest class is {imbalance:.1f} times the smallest; rare cases are drawn more often")
+        plan.decide(
+            "sampling.balance",
+            0.5 if imbalance < 4 else 0.7,
+            f"the largest class is {imbalance:.1f} times the smallest; rare cases are drawn more often",
+        )
     small = facts.train_cases < 3000
     preset = "strong" if small else "medium"
-    plan.decide("augment.preset", preset, f"{facts.train_cases} training cases are {'few' if small else 'enough for moderate changes'}")
+    plan.decide(
+        "augment.preset",
+        preset,
+        f"{facts.train_cases} training cases are {'few' if small else 'enough for moderate changes'}",
+    )
     plan.decide("loss.name", "cross_entropy", "proper: its minimum is the true probability")
-    plan.decide("loss.label_smoothing", 0.1 if facts.classes > 1 else 0.0, "keeps short trainings from over-confidence (Szegedy et al. 2016)")
+    plan.decide(
+        "loss.label_smoothing",
+        0.1 if facts.classes > 1 else 0.0,
+        "keeps short trainings from over-confidence (Szegedy et al. 2016)",
+    )
     plan.decide("optim.name", "sgd", "with one cycle the best weights after few epochs")
     plan.decide("optim.schedule", "one_cycle", "the whole length is known before training starts")
     plan.decide("optim.clip", 2.0, "one odd batch must not undo the training")
     bf16 = facts.device.type != "mps" and fast_bf16(facts.device)
-    plan.decide("optim.precision", "bf16" if bf16 else "fp32", "bfloat16 is in the hardware and halves the time" if bf16 else "no fast bfloat16 here")
-    plan.decide("validate.keep", "last", "after a full cycle the averaged last weights are as good as the best, and no case chooses them")
-    plan.decide("validate.metric", "auroc" if facts.classes <= 2 or facts.multilabel else "accuracy", "what is reported first")
+    plan.decide(
+        "optim.precision",
+        "bf16" if bf16 else "fp32",
+        "bfloat16 is in the hardware and halves the time" if bf16 else "no fast bfloat16 here",
+    )
+    plan.decide(
+        "validate.keep",
+        "last",
+        "after a full cycle the averaged last weights are as good as the best, and no case chooses them",
+    )
+    plan.decide(
+        "validate.metric", "auroc" if facts.classes <= 2 or facts.multilabel else "accuracy", "what is reported first"
+    )
 
 
 def _size(plan: Plan, found: Fingerprint, facts: Facts, settings: Mapping[str, Any]) -> tuple[Plan, trial.Speed]:
@@ -183,14 +235,21 @@ def _size(plan: Plan, found: Fingerprint, facts: Facts, settings: Mapping[str, A
         if left / measured.step_s * plan["optim.batch_size"] / facts.train_cases >= wanted_epochs(facts.train_cases):
             break
     assert_measured = measured or trial.measure(plan, facts.classes, facts.device)
-    reason = "the default for this image size" if facts.budget_s is None else \
-        f"the largest that passes {wanted_epochs(facts.train_cases):.0f} times over the cases in the budget ({assert_measured.step_s * 1e3:.0f} ms a step)"
+    reason = (
+        "the default for this image size"
+        if facts.budget_s is None
+        else f"the largest that passes {wanted_epochs(facts.train_cases):.0f} times over the cases in the budget ({assert_measured.step_s * 1e3:.0f} ms a step)"
+    )
     _apply(plan, chosen, fixed, reason)
     return plan, assert_measured
 
 
 def _apply(plan: Plan, rung: Rung, fixed: set[str], reason: str) -> None:
-    for key, value in (("preprocess.size", list(rung.size)), ("model.width", rung.width), ("optim.batch_size", rung.batch)):
+    for key, value in (
+        ("preprocess.size", list(rung.size)),
+        ("model.width", rung.width),
+        ("optim.batch_size", rung.batch),
+    ):
         if key not in fixed and (value is not None or key not in plan.decisions):
             plan.decide(key, value, reason)
 
@@ -217,17 +276,29 @@ def _schedule(plan: Plan, facts: Facts, settings: Mapping[str, Any], measured: t
     elif "optim.epochs" in settings:
         total = round(float(plan["optim.epochs"]) * per_epoch)
     elif facts.budget_s is not None:
-        plan.decide("run.reserve_s", round(_test_seconds(plan, facts, measured), 1), "measured speed of prediction, and what the report takes")
+        plan.decide(
+            "run.reserve_s",
+            round(_test_seconds(plan, facts, measured), 1),
+            "measured speed of prediction, and what the report takes",
+        )
         seconds = _train_seconds(plan, facts, measured)
         total = max(8, int(seconds / measured.step_s))
         most = int(per_epoch * wanted * 6)
         total = min(total, most)
         plan.decide("optim.max_steps", total, f"{seconds:.0f} s for training at {measured.step_s * 1e3:.0f} ms a step")
     else:
-        plan.decide("optim.epochs", float(round(1.5 * wanted)), f"{facts.train_cases} cases need about this many passes")
+        plan.decide(
+            "optim.epochs", float(round(1.5 * wanted)), f"{facts.train_cases} cases need about this many passes"
+        )
         total = round(1.5 * wanted * per_epoch)
-    plan.decide("optim.lr", 0.1 * batch / 64 if batch < 64 else 0.15, "for this batch, found on other data; see docs/models.md")
-    plan.decide("optim.ema", round(min(0.998, max(0.9, 1 - 12 / max(total, 1))), 4), "averages about the last tenth of the steps")
+    plan.decide(
+        "optim.lr", 0.1 * batch / 64 if batch < 64 else 0.15, "for this batch, found on other data; see docs/models.md"
+    )
+    plan.decide(
+        "optim.ema",
+        round(min(0.998, max(0.9, 1 - 12 / max(total, 1))), 4),
+        "averages about the last tenth of the steps",
+    )
     plan.decide("validate.every", max(1, -(-total // 8)), "eight looks at the validation cases")
     plan.decide("predict.batch_size", max(8, min(256, 2 * batch)), "prediction keeps no activations")
 
@@ -244,10 +315,24 @@ def preflight(plan: Plan, facts: Facts, measured: trial.Speed) -> Preflight:
     width = int(plan["model.width"] or 32)
     # Activations of a residual network are about 14 maps of the first width at the resolution after the stem.
     reduce = 1 if min(size) < 64 else 16 if len(size) == 2 else 64
-    activations = batch * values * width * 14 * (2 if plan["optim.precision"] != "fp32" else 4) // reduce // int(plan["optim.accumulate"])
+    activations = (
+        batch
+        * values
+        * width
+        * 14
+        * (2 if plan["optim.precision"] != "fp32" else 4)
+        // reduce
+        // int(plan["optim.accumulate"])
+    )
     memory = BASE_MEMORY + activations + 12 * 4 * measured.parameters + min(disk, (facts.memory_bytes or 4 << 30) // 8)
-    return Preflight(train_s=steps * measured.step_s, test_s=_test_seconds(plan, facts, measured), memory_bytes=int(memory),
-                     disk_bytes=disk, parameters=measured.parameters, epochs=steps * batch / max(facts.train_cases, 1))
+    return Preflight(
+        train_s=steps * measured.step_s,
+        test_s=_test_seconds(plan, facts, measured),
+        memory_bytes=int(memory),
+        disk_bytes=disk,
+        parameters=measured.parameters,
+        epochs=steps * batch / max(facts.train_cases, 1),
+    )
 
 
 def memory_left(asked: int | None) -> int:

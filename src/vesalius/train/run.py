@@ -6,7 +6,7 @@ import csv
 import json
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +99,9 @@ class RunFolder:
             return kept
         if self.root.exists() and any(self.root.iterdir()):
             if not force:
-                raise UsageError(f"{self.root}: is not empty; use --resume to go on, --force to replace it, or another --out")
+                raise UsageError(
+                    f"{self.root}: is not empty; use --resume to go on, --force to replace it, or another --out"
+                )
             self._remove_run()
         self.root.mkdir(parents=True, exist_ok=True)
         write_json(self.request, request)
@@ -124,7 +126,9 @@ class Curves:
 
     def __call__(self, row: dict[str, Any]) -> None:
         """Add a row."""
-        rows = [r for r in self.read(self.path) if not (int(r["member"]) == self.member and int(r["step"]) >= row["step"])]
+        rows = [
+            r for r in self.read(self.path) if not (int(r["member"]) == self.member and int(r["step"]) >= row["step"])
+        ]
         rows.append({"member": self.member, **{k: _short(v) for k, v in row.items()}})
         fields = list(dict.fromkeys(name for r in rows for name in r))
         lines: list[str] = []
@@ -196,8 +200,25 @@ def make_network(plan: Plan, task: Classify, seed: int) -> torch.nn.Module:
     """A network whose initial weights are a function of `seed`, without touching the global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(seed, "weights") % (1 << 63))
-        return task.network(plan.section("model"), dims=plan["preprocess.dims"], inputs=plan["preprocess.channels"],
-                            size=plan["preprocess.size"])
+        return task.network(
+            plan.section("model"),
+            dims=plan["preprocess.dims"],
+            inputs=plan["preprocess.channels"],
+            size=plan["preprocess.size"],
+        )
+
+
+def join_processes(device: torch.device) -> None:
+    """Under torchrun, meet the other processes before anything is decided; alone, nothing happens."""
+    _, world = process_rank()
+    if world > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def make_fabric(plan: Plan, device: torch.device) -> Any:
@@ -217,9 +238,19 @@ def make_fabric(plan: Plan, device: torch.device) -> Any:
     return fabric
 
 
-def train_member(plan: Plan, task: Classify, store: Store, *, member: int, train: tuple[NDArray[np.int64], NDArray[Any]],
-                 val: tuple[NDArray[np.int64], NDArray[Any]] | None, folder: RunFolder, device: torch.device,
-                 deadline_s: float | None = None, progress: Progress | None = None) -> dict[str, Tensor]:
+def train_member(
+    plan: Plan,
+    task: Classify,
+    store: Store,
+    *,
+    member: int,
+    train: tuple[NDArray[np.int64], NDArray[Any]],
+    val: tuple[NDArray[np.int64], NDArray[Any]] | None,
+    folder: RunFolder,
+    device: torch.device,
+    deadline_s: float | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
     """Train one network of the ensemble (or the only one) and return its weights.
 
     Parameters
@@ -234,23 +265,52 @@ def train_member(plan: Plan, task: Classify, store: Store, *, member: int, train
     optim = plan.section("optim")
     preprocess = Preprocess.from_spec(plan.section("preprocess")).to(fabric.device)
     policy = PlainStep(fabric, task, make_network(plan, task, seed).to(**_order(plan)), optim)
-    batches = Batches(store, *train, size=int(optim["batch_size"]), seed=seed, balance=float(plan["sampling.balance"]),
-                      rank=fabric.global_rank, world=fabric.world_size)
+    batches = Batches(
+        store,
+        *train,
+        size=int(optim["batch_size"]),
+        seed=seed,
+        balance=float(plan["sampling.balance"]),
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+    )
     total = total_steps(plan, batches.steps_per_epoch)
     home = folder.checkpoints(member)
     home.mkdir(parents=True, exist_ok=True)
     curves = Curves(folder, member)
     validate = None if val is None else Validator(plan, task, store, *val, device=fabric.device)
     with stopped_by_signals() as stop:
-        job = Job(fabric=fabric, task=task, policy=policy, batches=batches, preprocess=preprocess,
-                  augment=Augment(augment_spec(plan), dims=int(plan["preprocess.dims"]), seed=seed), optim=optim,
-                  validation=plan.section("validate"), validate=validate, course=Course(total, home / "course.jsonl"),
-                  every=int(plan["validate.every"] or total), folder=home, seed=seed,
-                  log=curves if fabric.global_rank == 0 else _quiet, stop=stop.is_set, deadline_s=deadline_s)
+        job = Job(
+            fabric=fabric,
+            task=task,
+            policy=policy,
+            batches=batches,
+            preprocess=preprocess,
+            augment=Augment(augment_spec(plan), dims=int(plan["preprocess.dims"]), seed=seed),
+            optim=optim,
+            validation=plan.section("validate"),
+            validate=validate,
+            course=Course(total, home / "course.jsonl", writes=fabric.global_rank == 0),
+            every=int(plan["validate.every"] or total),
+            folder=home,
+            seed=seed,
+            log=curves if fabric.global_rank == 0 else _quiet,
+            stop=_any_process(fabric, stop),
+            deadline_s=deadline_s,
+        )
         try:
             return fit(job, progress or Silent())
         finally:
             curves.close()
+
+
+def _any_process(fabric: Any, stop: threading.Event) -> Callable[[], bool]:
+    """Whether any process was asked to stop: all of them must leave at the same step."""
+    if fabric.world_size == 1:
+        return stop.is_set
+    return lambda: bool(
+        fabric.all_reduce(torch.tensor(float(stop.is_set()), device=fabric.device), reduce_op="sum") > 0
+    )
 
 
 def _quiet(row: dict[str, Any]) -> None:
@@ -274,8 +334,16 @@ def total_steps(plan: Plan, steps_per_epoch: float) -> int:
 class Validator:
     """Scores weights on the validation cases by predicting them, in full precision."""
 
-    def __init__(self, plan: Plan, task: Classify, store: Store, rows: NDArray[np.int64], targets: NDArray[Any], *,
-                 device: torch.device) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        task: Classify,
+        store: Store,
+        rows: NDArray[np.int64],
+        targets: NDArray[Any],
+        *,
+        device: torch.device,
+    ) -> None:
         self.task, self.store, self.rows, self.targets = task, store, rows, targets
         self.network = make_network(plan, task, 0)
         self.batch_size = int(plan["predict.batch_size"])

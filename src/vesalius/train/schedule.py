@@ -46,10 +46,13 @@ class Course:
         Steps of the whole training as planned at the start.
     journal
         File that keeps revisions, one JSON object a line; None keeps none.
+    writes
+        Whether this process writes the journal; of several, the first does.
     """
 
     total: int
     journal: Path | None = None
+    writes: bool = True
     revisions: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -88,7 +91,7 @@ class Course:
         import os
 
         total = max(int(total), step)
-        if self.journal is not None:
+        if self.journal is not None and self.writes:
             with self.journal.open("a", encoding="utf-8") as file:
                 # A line break first: the line before may be torn.
                 file.write("\n" + json.dumps({"step": step, "total": total}) + "\n")

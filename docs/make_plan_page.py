@@ -1,0 +1,80 @@
+"""Writes docs/plan.md from the declaration of the keys: python docs/make_plan_page.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vesalius.core.files import write_text
+from vesalius.core.plan import SCHEMA, sections
+from vesalius.core.plan_keys import CONTRADICTIONS, KEYS, Key
+
+PAGE = Path(__file__).with_name("plan.md")
+
+HEAD = f"""# The plan
+
+<!-- Made by docs/make_plan_page.py from src/vesalius/core/plan_keys.py. Do not edit by hand. -->
+
+A plan holds every decision of a run, each with its value and its reason. `vesalius plan` writes one, `vesalius train`
+makes one or follows yours, and every run and every bundle keeps a copy.
+
+```yaml
+schema: {SCHEMA}
+task: classify
+model:
+  name: {{value: lean, because: why it was chosen}}
+  width: 24
+```
+
+A bare value, as for `width` here, counts as set by you. To change a decision, edit the file and pass it with `--plan`,
+or name the key with `--set`; the planner keeps what is set. A key that does not exist, a value that does not fit and
+two keys that contradict each other are refused by name before any work starts.
+
+```console
+$ vesalius plan scans --out plan.yaml
+$ vesalius train scans --out runs/first --plan plan.yaml --set optim.lr=0.05 --set augment.preset=strong
+```
+
+The default in the tables below holds where nobody decided. The planner decides most keys from the data, from the
+machine and from the budget, so that the value in your plan often differs from the default.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [HEAD]
+    for section in sections():
+        lines = [f"## {section}", "", "| key | value | default | meaning |", "|---|---|---|---|"]
+        lines += [_row(name, key) for name, key in KEYS.items() if name.startswith(f"{section}.")]
+        parts.append("\n".join(lines) + "\n")
+    rules = ["## What contradicts", "", "| keys | rule |", "|---|---|"]
+    rules += [f"| {', '.join(f'`{key}`' for key in keys)} | {message} |" for keys, _, message in CONTRADICTIONS]
+    return "\n".join([*parts, "\n".join(rules) + "\n"])
+
+
+def _row(name: str, key: Key) -> str:
+    return f"| `{name}` | {_value(key)} | {_default(key)} | {key.doc.replace('|', chr(92) + '|')} |"
+
+
+def _value(key: Key) -> str:
+    if key.choices:
+        text = ", ".join(f"`{choice}`" for choice in key.choices)
+    else:
+        text = {bool: "true or false", int: "whole number", float: "number", str: "text", list: "list", dict: "mapping"}[key.kind]
+        if key.low is not None and key.high is not None:
+            text += f", {_number(key.low)} to {_number(key.high)}"
+        elif key.low is not None:
+            text += f", at least {_number(key.low)}"
+    return text + (", or null" if key.optional else "")
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else f"{value:g}"
+
+
+def _default(key: Key) -> str:
+    return f"`{json.dumps(key.default)}`"
+
+
+if __name__ == "__main__":
+    write_text(PAGE, page())
