@@ -15,7 +15,7 @@ from vesalius.core.version import __version__
 
 VERBS = ("inspect", "plan", "train", "evaluate", "predict", "demo")
 
-__all__ = [*VERBS, "__version__"]
+__all__ = ["__version__", "demo", "evaluate", "inspect", "plan", "predict", "train"]
 
 
 class _CallableRoom(ModuleType):

@@ -156,6 +156,13 @@ def test_ids_are_unique():
     assert made[4].case_id == "b"
 
 
+def test_points_in_a_name_belong_to_the_case(tmp_path):
+    one, two = write_pictures(tmp_path, pixels(2))
+    one, two = one.rename(tmp_path / "1.2.840.113619.5.png"), two.rename(tmp_path / "1.2.840.113619.6.png")
+    assert [item.case_id for item in gather([one, two])] == ["1.2.840.113619.5", "1.2.840.113619.6"]
+    assert predictor()(two).case_id == "1.2.840.113619.6"
+
+
 def test_equal_names_in_two_folders_are_two_cases(tmp_path):
     one = write_pictures(tmp_path / "one", pixels(2, seed=1))
     two = write_pictures(tmp_path / "two", pixels(2, seed=2))

@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verbose:
             raise
         print(
-            f"vesalius: unexpected {type(error).__name__}: {' '.join(str(error).split())}; run again with -v and report it",
+            f"vesalius: unexpected {type(error).__name__}: {' '.join(str(error).split())}; "
+            "run again with -v and report it",
             file=sys.stderr,
         )
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from typing import Any
@@ -11,7 +12,7 @@ from vesalius.core.quantity import show_seconds
 
 
 class Screen:
-    """The `core.progress.Progress` of the command line: one line that redraws itself on a terminal, sparse lines in a log.
+    """The `core.progress.Progress` of the command line: a line that redraws itself, or sparse lines in a log.
 
     Parameters
     ----------
@@ -105,4 +106,4 @@ def interval_line(name: str, entry: dict[str, Any], level: float = 0.95) -> str:
 
 def _known(number: float | None) -> float | None:
     """None for what is not a number."""
-    return None if number is None or number != number else number
+    return None if number is None or math.isnan(number) else number

@@ -15,7 +15,10 @@ def print_inspection(found: dict[str, Any]) -> None:
     """What `vesalius inspect` prints."""
     console = Console(soft_wrap=True)
     console.print(f"[bold]{found['data']}[/bold]  layout {found['layout']}, task {found['task']}", highlight=False)
-    several = f", {found['patients_with_several_images']} of them with several images (at most {found['most_images_of_one_patient']})"
+    several = (
+        f", {found['patients_with_several_images']} of them with several images "
+        f"(at most {found['most_images_of_one_patient']})"
+    )
     known = (
         several
         if found["patient_source"] != "none"
@@ -64,7 +67,8 @@ def _geometry(console: Console, facts: dict[str, Any]) -> None:
     kinds = ", ".join(f"{name} ({count})" for name, count in facts["dtypes"].items())
     channels = ", ".join(f"{name} ({count})" for name, count in facts["channels"].items())
     console.print(
-        f"shape {size}; {steps}; channels {channels}; type {kinds}; modality {facts['modality']}, from {facts['modality_because']}",
+        f"shape {size}; {steps}; channels {channels}; type {kinds}; "
+        f"modality {facts['modality']}, from {facts['modality_because']}",
         highlight=False,
     )
 

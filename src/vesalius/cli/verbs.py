@@ -199,12 +199,14 @@ def predict(args: argparse.Namespace, screen: Screen) -> int:
         if len(outcome.predictions) > 20:
             print(f"... and {len(outcome.predictions) - 20} more")
         print(
-            f"{len(outcome.written)} predicted, {len(outcome.skipped)} were there, {len(outcome.failed)} failed; {Path(args.out) / 'predictions.csv'}"
+            f"{len(outcome.written)} predicted, {len(outcome.skipped)} were there, "
+            f"{len(outcome.failed)} failed; {Path(args.out) / 'predictions.csv'}"
         )
     if outcome.failed:
         first = next(iter(outcome.failed.values()))
         raise DataError(
-            f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.predictions)} cases failed (failed.json lists them); the first: {first}"
+            f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.predictions)} cases failed "
+            f"(failed.json lists them); the first: {first}"
         )
     return 0
 

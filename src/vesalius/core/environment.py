@@ -12,7 +12,7 @@ def variable(name: str, default: str | None = None) -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where prepared data are kept: ``VESALIUS_CACHE``, else ``XDG_CACHE_HOME/vesalius``, else ``~/.cache/vesalius``."""
+    """Where prepared data are: ``VESALIUS_CACHE``, else ``XDG_CACHE_HOME/vesalius``, else ``~/.cache/vesalius``."""
     named = variable("VESALIUS_CACHE")
     if named:
         return Path(named)

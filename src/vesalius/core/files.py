@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def jsonable(data: Any) -> Any:
     if hasattr(data, "tolist"):
         return jsonable(data.tolist())
     if isinstance(data, float):
-        return data if data == data and abs(data) != float("inf") else None
+        return data if math.isfinite(data) else None
     if data is None or isinstance(data, (bool, int, str)):
         return data
     return str(data)

@@ -267,7 +267,8 @@ class Maker:
         index = pd.DataFrame(rows)
         if not index["ok"].any():
             raise DataError(
-                f"{self.manifest.root}: not one of {len(index)} images can be read; the first: {index['reason'].iloc[0]}"
+                f"{self.manifest.root}: not one of {len(index)} images can be read; "
+                f"the first: {index['reason'].iloc[0]}"
             )
         with atomic(self.folder / INDEX) as file:
             index.to_parquet(file)

@@ -22,7 +22,7 @@ CHUNK = 64
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What was seen: `ok` marks the cases that could be read, in the order of ``manifest.cases``; the rest is of those."""
+    """What was seen; `ok` marks the readable cases in the order of ``manifest.cases``, the rest is of those."""
 
     ok: NDArray[np.bool_]
     signatures: Signatures

@@ -7,6 +7,7 @@ that it means something, else qform, else no position at all. nibabel parses the
 from __future__ import annotations
 
 import gzip
+import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,17 @@ _INTENT_LABEL = 1002
 # Header extensions lie before the voxels; more than this is no header any more.
 _LARGEST_PREFIX = 64 << 20
 _COLOURS = ("red", "green", "blue", "alpha")
-_TOO_BROKEN = (OSError, EOFError, zlib.error, HeaderDataError, ImageFileError, ValueError, OverflowError)
+_TOO_BROKEN = (
+    OSError,
+    EOFError,
+    zlib.error,
+    struct.error,
+    HeaderDataError,
+    ImageFileError,
+    ValueError,
+    OverflowError,
+    KeyError,
+)
 
 
 @dataclass(frozen=True)
@@ -82,12 +93,8 @@ def read_nifti(
         raise UnreadableFile(path, found="no such file", expected="a NIfTI file", do="check the path")
     check_file_bytes(path, limits)
     try:
-        with _opened(path) as (header, data):
-            axes = _axes(path, header, fourth)
-            check_pixels(path, header.get_data_shape(), limits)
-            stored = np.asarray(nib.Nifti1Image.ImageArrayProxy(data, header).get_unscaled())
-            scale = header.get_slope_inter()
-    except (UnreadableFile, LimitError):
+        return _read(path, limits, fourth)
+    except (UnreadableFile, GeometryError, LimitError):
         raise
     except _TOO_BROKEN as error:
         raise UnreadableFile(
@@ -96,13 +103,26 @@ def read_nifti(
             expected="a header and all of its voxels",
             do="copy or export the file again",
         ) from error
-    record: list[Note] = [Note(Act.NOTED, axes.note)] if axes.note else []
-    pixels = _channels_first(stored, axes)
-    pixels = _rescaled(pixels, scale[0], scale[1], record)
+
+
+def _read(path: Path, limits: ReadLimits, fourth: str) -> Image:
+    record: list[Note] = []
+    with _opened(path, limits) as (header, data):
+        axes = _axes(path, header, fourth)
+        check_pixels(path, header.get_data_shape(), limits)
+        # Not mapped: pixels that change, or kill the process, when somebody rewrites the file are no record of it.
+        proxy = nib.Nifti1Image.ImageArrayProxy(data, header, mmap=False)
+        pixels = _channels_first(np.asarray(proxy.get_unscaled()), axes)
+        if isinstance(data, gzip.GzipFile):
+            data.read(1)  # the checksum is verified at the end of the stream, which nibabel does not reach
+    if axes.note:
+        record.append(Note(Act.NOTED, axes.note))
+    if not _coloured(header):
+        slope, inter = header.get_slope_inter()
+        pixels = _rescaled(pixels, slope, inter, record)
     _note_not_finite(pixels, record)
-    grid = _grid(path, header, pixels.shape[1:], record)
     return Image(
-        grid=grid,
+        grid=_grid(path, header, pixels.shape[1:], record),
         pixels=pixels,
         unit=_unit(header, axes),
         channels=_COLOURS[: axes.channels] if _coloured(header) else (),
@@ -113,7 +133,7 @@ def read_nifti(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, IO[bytes] | str]]:
+def _opened(path: Path, limits: ReadLimits) -> Iterator[tuple[Any, IO[bytes] | str]]:
     """The parsed header and where its voxels are: the same (decompressed) stream, or the .img of a pair."""
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
@@ -122,7 +142,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, IO[bytes] | str]]:
         stream.seek(0)
         kind = _header_class(path, head)
         if head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0":
-            yield kind.from_fileobj(stream, check=False), str(_partner(path))
+            partner = _partner(path)
+            check_file_bytes(partner, limits)
+            yield kind.from_fileobj(stream, check=False), str(partner)
         else:
             _check_prefix(path, kind(head[: kind.sizeof_hdr], check=False))
             yield kind.from_fileobj(stream, check=False), stream
@@ -144,12 +166,12 @@ def _header_class(path: Path, head: bytes) -> Any:
 
 
 def _check_prefix(path: Path, header: Any) -> None:
-    offset = int(header["vox_offset"])
-    if not 0 <= offset <= _LARGEST_PREFIX:
+    offset, first = int(header["vox_offset"]), int(header.single_vox_offset)
+    if not first <= offset <= _LARGEST_PREFIX:
         raise UnreadableFile(
             path,
             found=f"voxels that start at byte {offset}",
-            expected=f"0 to {_LARGEST_PREFIX}",
+            expected=f"{first} to {_LARGEST_PREFIX}",
             do="export the file again",
         )
 
@@ -197,9 +219,9 @@ def _axes(path: Path, header: Any, fourth: str) -> _Axes:
             expected="one volume",
             do="split the series into volumes, or read it with fourth='channels' if the axis holds modalities",
         )
-    if more > 1 and channels > 1:
+    if time * more > 1 and channels > 1:
         raise UnreadableFile(
-            path, found=f"colours and a fifth axis (shape {shape})", expected="one of them", do="split the file"
+            path, found=f"colours and a fourth axis (shape {shape})", expected="one of them", do="split the file"
         )
     if more > 1 or time > 1:
         return _Axes(dims, time * more, f"axis {5 if more > 1 else 4} of length {time * more} taken as channels")
@@ -243,11 +265,10 @@ def _grid(path: Path, header: Any, shape: tuple[int, ...], record: list[Note]) -
     """The grid of the header: sform, else qform, else spacing without position, else nothing but the shape."""
     unit = int(header["xyzt_units"]) & 7
     scale = _MM_PER_UNIT.get(unit, 1.0)
-    affine = _affine(path, header, record)
+    affine = _affine(path, header, np.diag([scale, scale, scale, 1.0]), record)
     if affine is not None:
         if unit in (1, 3):
             record.append(Note(Act.NOTED, f"geometry given in {_UNIT_NAME[unit]}, converted to mm"))
-            affine = np.diag([scale, scale, scale, 1.0]) @ affine
         try:
             return Grid(shape, affine=affine_from_nifti(affine))
         except ValueError as error:
@@ -262,13 +283,13 @@ def _grid(path: Path, header: Any, shape: tuple[int, ...], record: list[Note]) -
     return Grid(shape)
 
 
-def _affine(path: Path, header: Any, record: list[Note]) -> FloatArray | None:
-    """(4, 4) index (i, j, k) to RAS in the header's unit, or None if neither form has a code."""
-    sform = header.get_sform() if int(header["sform_code"]) > 0 else None
+def _affine(path: Path, header: Any, to_mm: FloatArray, record: list[Note]) -> FloatArray | None:
+    """(4, 4) index (i, j, k) to RAS mm, or None if neither form has a code."""
+    sform = to_mm @ header.get_sform() if int(header["sform_code"]) > 0 else None
     qform = None
     if int(header["qform_code"]) > 0:
         try:
-            qform = header.get_qform()
+            qform = to_mm @ _with_legal_steps(header, sform is None, record).get_qform()
         except (HeaderDataError, ValueError) as error:
             if sform is None:
                 raise GeometryError(
@@ -289,11 +310,31 @@ def _affine(path: Path, header: Any, record: list[Note]) -> FloatArray | None:
         record.append(Note(Act.NOTED, "the sform is singular; the qform is used"))
         return qform
     if sform is not None and qform is not None:
-        corner = np.array([*(int(side) - 1 for side in (*header.get_data_shape(), 1)[:3]), 1.0])
-        gap = max(float(np.linalg.norm((sform - qform)[:3, 3])), float(np.linalg.norm(((sform - qform) @ corner)[:3])))
-        if gap > 0.1 * float(np.linalg.norm(sform[:3, :3], axis=0).min()):
-            record.append(Note(Act.NOTED, f"sform and qform disagree by {gap:.3g} at a corner; the sform is used"))
+        _note_quarrel(sform, qform, header, record)
     return sform if sform is not None else qform
+
+
+def _with_legal_steps(header: Any, used: bool, record: list[Note]) -> Any:
+    """The header with pixdim as nifti1.h wants it: qfac 0 "which should not occur" is 1, steps are positive."""
+    pixdim = np.array(header["pixdim"])
+    legal = pixdim.copy()
+    legal[0] = pixdim[0] if pixdim[0] in (-1, 1) else 1
+    legal[1:4] = np.abs(pixdim[1:4])
+    if np.array_equal(legal, pixdim):
+        return header
+    repaired = header.copy()
+    repaired["pixdim"] = legal
+    if used:
+        was, now = pixdim[:4].tolist(), legal[:4].tolist()
+        record.append(Note(Act.REPAIRED, f"pixdim {was} taken as {now}: qfac is 1 or -1 and steps are positive"))
+    return repaired
+
+
+def _note_quarrel(sform: FloatArray, qform: FloatArray, header: Any, record: list[Note]) -> None:
+    corner = np.array([*(int(side) - 1 for side in (*header.get_data_shape(), 1)[:3]), 1.0])
+    gap = max(float(np.linalg.norm((sform - qform)[:3, 3])), float(np.linalg.norm(((sform - qform) @ corner)[:3])))
+    if gap > 0.1 * float(np.linalg.norm(sform[:3, :3], axis=0).min()):
+        record.append(Note(Act.NOTED, f"sform and qform disagree by {gap:.3g} mm at a corner; the sform is used"))
 
 
 def _unit(header: Any, axes: _Axes) -> Unit:

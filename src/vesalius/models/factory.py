@@ -101,10 +101,16 @@ def _entry(name: str) -> tuple[Builder, ModelCard]:
 
 
 def stem_for(size: Sequence[int], wish: str = "auto") -> str:
-    """The stem that suits a size: images of a few dozen pixels keep their resolution, larger ones are reduced by 4."""
+    """The stem that suits a size: small pictures keep their resolution, small volumes are halved, the rest is reduced by 4.
+
+    A volume of 28 voxels a side costs as much as a picture of 148 pixels; at full resolution most of it would be spent
+    in the first two layers.
+    """
     if wish != "auto":
         return wish
-    return "small" if min(size) < 64 else "patch"
+    if min(size) >= 64:
+        return "patch"
+    return "small" if len(size) == 2 else "half"
 
 
 @encoder(
@@ -123,15 +129,16 @@ def _convnet(shape: Shape) -> Encoder:
 @encoder(
     ModelCard(
         "lean",
-        "One residual block per resolution with channel gates: the best accuracy for its cost on two cores; the default.",
+        "One residual block per resolution with channel gates: best for its cost on two cores; the default.",
         "Residual blocks of He et al. 2016 with ResNet-D shortcuts and squeeze-excitation (Hu et al. 2018)",
     )
 )
 def _lean(shape: Shape) -> Encoder:
     stem = stem_for(shape.size, shape.stem)
-    side = min(shape.size) // (1 if stem == "small" else 4)
+    side = min(shape.size) // {"small": 1, "half": 2}.get(stem, 4)
     levels = 1
-    while side > 8 and levels < 4:  # down to a map of about 4 to 8 cells, beyond which position is lost
+    # Down to a map of about 4 to 8 cells a side, beyond which position is lost.
+    while side > (8 if shape.dims == 2 else 6) and levels < 4:
         side, levels = -(-side // 2), levels + 1
     width = shape.width or (32 if shape.dims == 2 else 16)
     return ResNet(shape.dims, shape.inputs, depths=shape.depths or (1,) * levels, width=width, stem=stem, excite=True)

@@ -65,7 +65,9 @@ def make_chest(
         `truth` has ``findings`` (centre and radii in pixels, contrast) and ``lung_area_px``.
     """
     if classes not in CLASSES:
-        raise UsageError(f"chest films have {' or '.join(map(str, CLASSES))} classes, got {classes}; choose one of them")
+        raise UsageError(
+            f"chest films have {' or '.join(map(str, CLASSES))} classes, got {classes}; choose one of them"
+        )
     names = CLASSES[classes]
     patient = index // images_per_patient
     kind = balanced_class(seed, "phantom:chest", patient, classes)

@@ -52,6 +52,7 @@ def gather(inputs: Sequence[str | Path]) -> list[Item]:
         If nothing that can be opened is found.
     """
     from vesalius.data.discover import discover
+    from vesalius.data.listing import stem_of
 
     found: list[Item] = []
     for given in inputs:
@@ -60,7 +61,7 @@ def gather(inputs: Sequence[str | Path]) -> list[Item]:
         if not path.exists():
             raise UsageError(f"{text}: no such file or folder; check the path")
         if path.is_file() and ("#" in text or path.suffix.lower() not in (".npz", ".npy", ".csv", ".parquet")):
-            found.append(Item(path.name.split(".")[0] if "#" not in text else text.rpartition("#")[2], text))
+            found.append(Item(stem_of(path.name) if "#" not in text else text.rpartition("#")[2], text))
             continue
         manifest = discover(path)
         found += [

@@ -101,6 +101,7 @@ class Predictor:
             return item.image(), item.case_id
         if isinstance(item, Image):
             return item, item.source or "image"
+        from vesalius.data.listing import stem_of
         from vesalius.io.open import open_image
 
-        return open_image(item), Path(item).name.split(".")[0] or str(item)
+        return open_image(item), stem_of(Path(item).name) or str(item)

@@ -56,7 +56,8 @@ def run(what: str, out: Path, progress: Progress, *, force: bool, command: Seque
     metrics = again.metrics["metrics"]
     said = {entry["case_id"]: entry for entry in outcome.predictions}
     lines = [
-        f"{found['images']} synthetic chest films of {found['patients']} patients: inspected, split by patient, trained on, tested",
+        f"{found['images']} synthetic chest films of {found['patients']} patients: "
+        "inspected, split by patient, trained on, tested",
         f"on {again.metrics['cases']} films of {again.metrics['patients']} patients it had never seen:",
     ]
     for name in ("auroc", "accuracy", "sensitivity", "specificity"):

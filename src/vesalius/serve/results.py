@@ -20,7 +20,6 @@ from vesalius.core.files import safe_stem, write_json, write_text
 from vesalius.core.labels import Labels
 from vesalius.core.plan import Plan
 from vesalius.core.progress import Progress
-from vesalius.core.provenance import provenance
 from vesalius.data.cohort import Cohort
 from vesalius.data.manifest import Manifest
 from vesalius.data.prepare import for_dims
@@ -28,7 +27,7 @@ from vesalius.data.store import Store
 from vesalius.evaluate.decision import Decision
 from vesalius.evaluate.operating import youden_decision
 from vesalius.evaluate.study import Study, study
-from vesalius.evaluate.table import build_table, read_table, write_table
+from vesalius.evaluate.table import build_table, write_table
 from vesalius.io.open import open_image
 from vesalius.measure.calibration import fit_temperature
 from vesalius.predict.bundle import Bundle
@@ -103,7 +102,7 @@ def judge(
 
 
 @dataclass
-class _PerCase:
+class PerCase:
     """Logits of all members and views; for out-of-fold cases only of the member that had not seen them."""
 
     views: list[NDArray[np.float64]]
@@ -113,6 +112,7 @@ class _PerCase:
     seconds: float
 
     def mean_logits(self, task: Classify) -> NDArray[np.float64]:
+        """``(N, K)``: the mean over the views that count for each case."""
         out = np.zeros((self.count, self.classes))
         for views, rows in zip(self.views, self.rows, strict=True):
             out[rows] = task.average(views)
@@ -132,7 +132,7 @@ class _PerCase:
 
 def _predictions(
     plan: Plan, task: Classify, store: Store, cohort: Cohort, bundle: Bundle, progress: Progress
-) -> tuple[pd.DataFrame, _PerCase]:
+) -> tuple[pd.DataFrame, PerCase]:
     """Held-out cases (validation, out-of-fold, test) and their logits."""
     device = pick_device(plan["run.device"])
     frame = cohort.frame
@@ -161,7 +161,7 @@ def _predictions(
         start += len(places)
     if not pieces:
         raise DataError(f"{cohort.manifest.root}: no case was kept from training; set split.val or split.test above 0")
-    return pd.concat(pieces, ignore_index=True), _PerCase(logits, rows, start, len(cohort.labels), seconds)
+    return pd.concat(pieces, ignore_index=True), PerCase(logits, rows, start, len(cohort.labels), seconds)
 
 
 def _table(
@@ -169,7 +169,7 @@ def _table(
     labels: Labels,
     task: Classify,
     bundle: Bundle,
-    per_case: _PerCase,
+    per_case: PerCase,
     logits: NDArray[np.float64],
 ) -> pd.DataFrame:
     rows = held_out.drop(columns=["place", "fold"], errors="ignore")
@@ -215,7 +215,7 @@ def write_run(
         "leakage_allowed": cohort.leaked,
     }
     bundle.save(folder.bundle)
-    return _report(
+    return write_report(
         folder.report,
         metrics,
         judged.table,
@@ -235,7 +235,7 @@ def _yaml(plan: Plan) -> str:
     return str(yaml.safe_dump(plan.to_mapping(), sort_keys=False, allow_unicode=True, width=110))
 
 
-def _report(
+def write_report(
     folder: Path,
     metrics: dict[str, Any],
     table: pd.DataFrame,
@@ -247,6 +247,7 @@ def _report(
     curves: pd.DataFrame | None,
     progress: Progress,
 ) -> Path:
+    """``metrics.json`` and ``index.html`` in `folder`; `plan` and `card` as `report.study` takes them."""
     write_json(folder / "metrics.json", metrics)
     judged = table[table["split"] == metrics["split"]]
     pictures = {} if manifest is None else case_pictures(manifest, judged, Labels.from_json(metrics["labels"]))
@@ -296,7 +297,8 @@ def _card(folder: RunFolder, plan: Plan, cohort: Cohort, bundle: Bundle, metrics
         "labels": cohort.labels.to_json(),
         "model": plan["model.name"],
         "parameters": parameters,
-        "input": f"{plan['preprocess.dims']}-dimensional images, {plan['preprocess.channels']} channel(s), resized to {size}",
+        "input": f"{plan['preprocess.dims']}-dimensional images, {plan['preprocess.channels']} channel(s), "
+        f"resized to {size}",
         "bundle": str(folder.bundle),
         "operating_points": metrics.get("operating_points"),
         "leakage_allowed": cohort.leaked,
@@ -316,173 +318,6 @@ def _card(folder: RunFolder, plan: Plan, cohort: Cohort, bundle: Bundle, metrics
             },
         },
     }
-
-
-def again(folder: RunFolder, model: Bundle, command: Sequence[str] | None, progress: Progress) -> Any:
-    """The report of a run once more, from its tables."""
-    import json
-
-    from vesalius.serve.jobs import Trained
-
-    table = read_table(folder.cases, model.labels)
-    old = json.loads((folder.report / "metrics.json").read_text(encoding="utf-8"))
-    origin = json.loads(folder.provenance.read_text(encoding="utf-8"))
-    manifest = Manifest.from_parquet(folder.cohort) if folder.cohort.exists() else None
-    decision = Decision.from_json(old["decision"])
-    judged = study(
-        table,
-        model.labels,
-        split=old["split"],
-        decision=decision,
-        seed=int(origin["seed"]),
-        leakage=old["leakage"],
-        timing=old["timing"],
-        calibration_info={"temperature": model.temperature},
-    )
-    metrics = {
-        **judged.to_json(),
-        "labels": model.labels.to_json(),
-        "patient_source": old.get("patient_source", "none"),
-    }
-    plan = Plan.read(folder.plan)
-    card = {
-        "name": folder.root.name,
-        "labels": model.labels.to_json(),
-        "model": plan["model.name"],
-        "bundle": str(folder.bundle),
-    }
-    if manifest is not None:
-        card["data"] = {
-            "name": manifest.root.name,
-            "counts": manifest.counts(),
-            "patient_source": manifest.patient_source,
-            "split_source": manifest.split_source,
-            "published": manifest.published,
-        }
-    page = _report(
-        folder.report, metrics, table, plan.to_mapping(), origin, card, manifest, (), history(folder), progress
-    )
-    return Trained(folder.root, page, folder.bundle, metrics)
-
-
-def with_labels_of(manifest: Manifest, model: Bundle) -> Manifest:
-    """The manifest with the model's classes in the model's order.
-
-    Raises
-    ------
-    DataError
-        If it names a class that the model does not know.
-    """
-    names = {name for text in manifest.cases["label"] for name in str(text).split("|") if name}
-    unknown = sorted(names - set(model.labels.names))
-    if unknown:
-        raise DataError(
-            f"{manifest.root}: classes {unknown} are unknown to the model, which tells apart "
-            f"{', '.join(model.labels.names)}; rename them in the table"
-        )
-    return replace(manifest, labels=model.labels)
-
-
-def external(
-    model: Bundle,
-    manifest: Manifest,
-    store: Store,
-    out: Path,
-    *,
-    device: torch.device,
-    start: float,
-    command: Sequence[str] | None,
-    known: RunFolder,
-    progress: Progress,
-) -> Any:
-    """A model judged on other data: every readable, labelled case is a test case."""
-    from vesalius.data.manifest import targets
-    from vesalius.serve.jobs import Trained
-
-    ok = store.index["ok"].to_numpy(dtype=bool) & (manifest.cases["label"] != "").to_numpy()
-    if not ok.any():
-        raise DataError(f"{manifest.root}: no case with a label can be read")
-    kept = manifest.with_frame(manifest.cases[ok].assign(split="test"))
-    notes = (
-        [] if ok.all() else [f"{int((~ok).sum())} of {len(ok)} cases cannot be read or have no label and were left out"]
-    )
-    task = model.make_task()
-    forward = Forward(model.networks(), Preprocess.from_spec(model.preprocess), task, device=device, views=model.views)
-    begin = time.perf_counter()
-    views = forward.over_store(store, np.flatnonzero(ok), progress=progress)
-    ms = (time.perf_counter() - begin) / len(kept) * 1e3
-    logits = task.average(views)
-    per_case = _PerCase([views], [np.arange(len(kept))], len(kept), len(model.labels), 0.0)
-    table = build_table(
-        kept.cases.drop(columns=["fold"], errors="ignore"),
-        model.labels,
-        task.probabilities(logits, model.temperature),
-        logits,
-        spread=per_case.spread(task, model.temperature),
-    )
-    validation = read_table(known.cases, model.labels) if known.cases.exists() else None
-    if validation is not None:
-        validation = validation[validation["split"] == "val"]
-    positive = model.labels.names[model.labels.positive] if model.labels.binary else ""
-    decision = Decision() if model.threshold is None else Decision({positive: model.threshold}, "val", "youden")
-    leakage = _seen_in_training(kept, known, store, ok, notes)
-    judged = study(
-        table,
-        model.labels,
-        validation=validation,
-        decision=decision,
-        leakage=leakage,
-        calibration_info={"temperature": model.temperature},
-        timing={"predict_ms_per_case": round(ms, 3)},
-    )
-    metrics = {
-        **judged.to_json(),
-        "labels": model.labels.to_json(),
-        "patient_source": kept.patient_source,
-        "external": str(manifest.root.name),
-    }
-    targets(kept)  # every label is one of the model's
-    write_table(out / "cases.parquet", table)
-    origin = provenance(seed=0, data_hash=store.key, command=command, bundle=model.checksum)
-    write_json(out / "provenance.json", origin)
-    card = {
-        "name": f"{known.root.name} on {manifest.root.name}",
-        "labels": model.labels.to_json(),
-        "bundle": str(known.bundle),
-        "data": {
-            "name": manifest.root.name,
-            "counts": kept.counts(),
-            "patient_source": kept.patient_source,
-            "split_source": "none",
-        },
-    }
-    import yaml
-
-    page = _report(
-        out, metrics, table, yaml.safe_load(model.plan_yaml) or {}, origin, card, kept, notes, None, progress
-    )
-    return Trained(out, page, known.bundle, metrics, notes, time.monotonic() - start)
-
-
-def _seen_in_training(
-    kept: Manifest, known: RunFolder, store: Store, ok: NDArray[np.bool_], notes: list[str]
-) -> dict[str, Any]:
-    """Patients of the external data that also stand in the run's own cohort, where both know patients."""
-    del store, ok
-    if not known.cohort.exists() or kept.patient_source == "none":
-        return {}
-    own = Manifest.from_parquet(known.cohort)
-    shared = set(own.cases.loc[own.cases["split"] != "test", "patient_id"]) & set(kept.cases["patient_id"])
-    if shared and own.patient_source != "none":
-        notes.append(
-            f"{len(shared)} patient ids also stand in the training data of this model (first: {sorted(shared)[0]}); "
-            "if they are the same people, this is no external validation"
-        )
-        return {"patients_shared": len(shared)}
-    return {"patients_shared": 0}
-
-
-FORMATS = ("json", "csv", "png", "sr")
 
 
 def write_predictions(

@@ -56,7 +56,8 @@ class Preflight:
     def lines(self) -> list[str]:
         """For people."""
         return [
-            f"training {show_seconds(self.train_s)} for {self.epochs:.1f} epochs, testing and report {show_seconds(self.test_s)}",
+            f"training {show_seconds(self.train_s)} for {self.epochs:.1f} epochs, "
+            f"testing and report {show_seconds(self.test_s)}",
             f"memory about {show_bytes(self.memory_bytes)}, prepared data {show_bytes(self.disk_bytes)} on disk, "
             f"{self.parameters / 1e6:.2f} million parameters",
         ]
@@ -185,24 +186,21 @@ def _learning(plan: Plan, found: Fingerprint, facts: Facts) -> None:
     if not facts.multilabel and imbalance > 1.5:
         plan.decide(
             "sampling.balance",
-            0.5 if imbalance < 4 else 0.7,
+            1.0,
             f"the largest class is {imbalance:.1f} times the smallest; rare cases are drawn more often",
         )
-    small = facts.train_cases < 3000
-    preset = "strong" if small else "medium"
+    shapes = plan["preprocess.dims"] == 3 and plan["preprocess.normalise"]["kind"] == "fixed"
     plan.decide(
         "augment.preset",
-        preset,
-        f"{facts.train_cases} training cases are {'few' if small else 'enough for moderate changes'}",
+        "light" if shapes else "medium",
+        "size and level are part of what is asked, so they are changed little"
+        if shapes
+        else "positions, exposure and noise vary between machines and people; anatomy does not",
     )
     plan.decide("loss.name", "cross_entropy", "proper: its minimum is the true probability")
-    plan.decide(
-        "loss.label_smoothing",
-        0.1 if facts.classes > 1 else 0.0,
-        "keeps short trainings from over-confidence (Szegedy et al. 2016)",
-    )
     plan.decide("optim.name", "sgd", "with one cycle the best weights after few epochs")
     plan.decide("optim.schedule", "one_cycle", "the whole length is known before training starts")
+    plan.decide("optim.weight_decay", 2e-3, "short trainings of small networks; measured in docs/models.md")
     plan.decide("optim.clip", 2.0, "one odd batch must not undo the training")
     bf16 = facts.device.type != "mps" and fast_bf16(facts.device)
     plan.decide(
@@ -234,14 +232,15 @@ def _size(plan: Plan, found: Fingerprint, facts: Facts, settings: Mapping[str, A
         left = _train_seconds(plan, facts, measured)
         if left / measured.step_s * plan["optim.batch_size"] / facts.train_cases >= wanted_epochs(facts.train_cases):
             break
-    assert_measured = measured or trial.measure(plan, facts.classes, facts.device)
+    timed = measured or trial.measure(plan, facts.classes, facts.device)
     reason = (
         "the default for this image size"
         if facts.budget_s is None
-        else f"the largest that passes {wanted_epochs(facts.train_cases):.0f} times over the cases in the budget ({assert_measured.step_s * 1e3:.0f} ms a step)"
+        else f"the largest that passes {wanted_epochs(facts.train_cases):.0f} times over the cases in the budget "
+        f"({timed.step_s * 1e3:.0f} ms a step)"
     )
     _apply(plan, chosen, fixed, reason)
-    return plan, assert_measured
+    return plan, timed
 
 
 def _apply(plan: Plan, rung: Rung, fixed: set[str], reason: str) -> None:

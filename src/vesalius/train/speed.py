@@ -28,7 +28,7 @@ class Speed:
 
 
 class _LocalFabric:
-    """What `PlainStep` asks of Fabric, for one process on one device; so that a trial leaves no process group behind."""
+    """What `PlainStep` asks of Fabric, for one process: a trial leaves no process group behind."""
 
     def __init__(self, precision: str, device: torch.device) -> None:
         self.precision, self.device = precision, device

@@ -1,0 +1,155 @@
+"""One run with everything at hand: from a manifest and a plan to weights, and from weights to what a person gets."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vesalius.core.environment import cache_folder, process_rank
+from vesalius.core.files import write_json
+from vesalius.core.plan import Plan
+from vesalius.core.progress import Progress
+from vesalius.core.provenance import provenance
+from vesalius.data.cohort import Cohort, assemble
+from vesalius.data.manifest import Manifest
+from vesalius.data.prepare import prepare
+from vesalius.data.store import Store
+from vesalius.predict.device import pick_device, use_cores
+from vesalius.serve import results
+from vesalius.tasks.classify import Classify
+from vesalius.train.run import RunFolder, folds, train_member
+from vesalius.transforms.preprocess import Preprocess
+
+
+@dataclass
+class Trained:
+    """What `train` returns: where everything is and what came out."""
+
+    run: Path
+    report: Path
+    bundle: Path
+    metrics: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
+class Workshop:
+    """One run with everything at hand: folder, cohort, store, plan."""
+
+    folder: RunFolder
+    cohort: Cohort
+    store: Store
+    plan: Plan
+    task: Classify
+    request: dict[str, Any]
+
+    @classmethod
+    def open(
+        cls, folder: RunFolder, manifest: Manifest, plan: Plan, request: dict[str, Any], progress: Progress
+    ) -> Workshop:
+        """Prepare the pixels, split, look for leakage; the cohort is written."""
+        cache = cache_folder()
+        store = prepare(
+            manifest,
+            Preprocess.from_spec(plan.section("preprocess")),
+            cache=cache,
+            workers=int(plan["run.workers"]),
+            memory_bytes=plan["run.memory_bytes"],
+            progress=progress,
+        )
+        cohort = assemble(
+            manifest,
+            store,
+            seed=int(plan["run.seed"]),
+            val=float(plan["split.val"]),
+            test=float(plan["split.test"]),
+            by=plan["split.by"],
+            folds=int(plan["split.folds"]),
+            allow_leakage=bool(request["allow_leakage"]),
+            progress=progress,
+        )
+        for note in cohort.notes:
+            progress.say(note)
+        if process_rank()[0] == 0:
+            cohort.manifest.to_parquet(folder.cohort)
+        return cls(folder, cohort, store, plan, Classify(cohort.labels, plan.section("loss")), request)
+
+    def train(self, start: float, progress: Progress) -> list[dict[str, Any]]:
+        """The weights of every member."""
+        device = pick_device(self.request["device"])
+        if device.type == "cpu":
+            use_cores()  # also when resuming: another number of threads adds in another order
+        parts = folds(self.cohort.frame, int(self.plan["split.folds"]))
+        deadline = self._deadline(start)
+        members = []
+        for member, (training, validation) in enumerate(parts):
+            members.append(
+                train_member(
+                    self.plan,
+                    self.task,
+                    self.store,
+                    member=member,
+                    train=self.cohort.part(training),
+                    val=self.cohort.part(validation) if len(validation) else None,
+                    folder=self.folder,
+                    device=device,
+                    deadline_s=None if deadline is None else deadline / len(parts),
+                    progress=progress,
+                )
+            )
+        return members
+
+    def _deadline(self, start: float) -> float | None:
+        """Seconds of training that the budget leaves; decided once, kept for a resumed run."""
+        if (
+            self.plan["run.budget_s"] is None
+            or self.request["budget_s"] is None
+            or self.plan.because("optim.max_steps") == "set by the user"
+        ):
+            return None
+        path = self.folder.root / "checkpoints" / "deadline.json"
+        if path.exists():
+            return float(json.loads(path.read_text(encoding="utf-8"))["seconds"])
+        left = max(self.request["budget_s"] - (time.monotonic() - start) - float(self.plan["run.reserve_s"]), 1.0)
+        if process_rank()[0] == 0:
+            write_json(path, {"seconds": left})
+        return left
+
+    def finish(
+        self, members: list[dict[str, Any]], start: float, command: Sequence[str] | None, progress: Progress
+    ) -> Trained:
+        """Calibrate, test, write bundle and report."""
+        trained_s = time.monotonic() - start
+        judged = results.judge(self.plan, self.task, self.store, self.cohort, members, self.folder, progress)
+        origin = provenance(
+            seed=int(self.plan["run.seed"]),
+            data_hash=self.cohort.data_hash,
+            command=command,
+            device=str(pick_device(self.request["device"])),
+            store=self.store.key,
+            threads=_threads(),
+            budget_s=self.request["budget_s"],
+        )
+        write_json(self.folder.provenance, origin)
+        report = results.write_run(
+            self.folder, self.plan, self.cohort, judged, origin, train_s=trained_s, progress=progress
+        )
+        return Trained(
+            self.folder.root,
+            report,
+            self.folder.bundle,
+            judged.metrics,
+            list(self.cohort.notes),
+            time.monotonic() - start,
+        )
+
+
+def _threads() -> int:
+    import torch
+
+    return int(torch.get_num_threads())
