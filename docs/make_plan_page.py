@@ -13,6 +13,7 @@ from vesalius.core.plan_keys import CONTRADICTIONS, KEYS, Key
 PAGE = Path(__file__).with_name("plan.md")
 SCHEMA_FILE = Path(__file__).parent / "schemas" / "plan.schema.json"
 
+_WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text", list: "list", dict: "mapping"}
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 HEAD = f"""# The plan
@@ -62,15 +63,18 @@ def schema() -> str:
     found: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"plan.yaml, schema {SCHEMA}",
-        "description": "Every decision of a run: a value with its reason, or a bare value, which counts as set by a person.",
+        "description": "Every decision of a run: a value with its reason, or a bare value, set by a person.",
         "type": "object",
         "properties": {"schema": {"const": SCHEMA}, "task": {"enum": ["classify"]}},
         "additionalProperties": False,
     }
     for section in sections():
         keys = {name.split(".", 1)[1]: key for name, key in KEYS.items() if name.startswith(f"{section}.")}
-        found["properties"][section] = {"type": "object", "additionalProperties": False,
-                                        "properties": {name: _decision(key) for name, key in keys.items()}}
+        found["properties"][section] = {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {name: _decision(key) for name, key in keys.items()},
+        }
     return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -80,8 +84,12 @@ def _decision(key: Key) -> dict[str, Any]:
     if key.choices:
         plain["enum"] = list(key.choices)
     value = {"oneOf": [{"type": "null"}, plain]} if key.optional else plain
-    reasoned = {"type": "object", "required": ["value"], "additionalProperties": False,
-                "properties": {"value": value, "because": {"type": "string"}}}
+    reasoned = {
+        "type": "object",
+        "required": ["value"],
+        "additionalProperties": False,
+        "properties": {"value": value, "because": {"type": "string"}},
+    }
     return {"description": key.doc, "anyOf": [reasoned, value]}
 
 
@@ -93,7 +101,7 @@ def _value(key: Key) -> str:
     if key.choices:
         text = ", ".join(f"`{choice}`" for choice in key.choices)
     else:
-        text = {bool: "true or false", int: "whole number", float: "number", str: "text", list: "list", dict: "mapping"}[key.kind]
+        text = _WORDS[key.kind]
         if key.low is not None and key.high is not None:
             text += f", {_number(key.low)} to {_number(key.high)}"
         elif key.low is not None:

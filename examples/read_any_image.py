@@ -15,7 +15,8 @@ for path in sys.argv[1:]:
         continue
     print(f"{path}: {image.pixels.dtype} {image.pixels.shape}, unit {image.unit}, channels {', '.join(image.channels)}")
     print(f"  shape (z, y, x) {image.grid.shape}, spacing mm {image.grid.spacing_mm or 'unknown'}")
-    print(f"  index (z, y, x, 1) to patient LPS mm: {'unknown' if image.grid.affine is None else image.grid.affine.round(3).tolist()}")
+    affine = image.grid.affine
+    print(f"  index (z, y, x, 1) to patient LPS mm: {'unknown' if affine is None else affine.round(3).tolist()}")
     for key, value in sorted(image.meta.items()):
         print(f"  {key}: {value}")
     for note in image.record:

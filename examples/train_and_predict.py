@@ -1,6 +1,7 @@
 """Train on a folder and predict one image: python train_and_predict.py SCANS RUN IMAGE [KEY=VALUE...].
 
-SCANS is whatever `vesalius inspect` understands, for example one folder per class. KEY=VALUE overrules a line of the plan.
+SCANS is whatever `vesalius inspect` understands, for example one folder per class. KEY=VALUE overrules a line of the
+plan.
 """
 
 from __future__ import annotations

@@ -66,7 +66,8 @@ def tiny_run(tmp_path_factory, tiny_films) -> TinyRun:
     from vesalius.serve import jobs
 
     out = tmp_path_factory.mktemp("tiny-run") / "run"
+    reading, typed = jobs.Reading(patient_pattern=r"(p\d+)"), ["vesalius", "train", "films", "--out", "run"]
     settings = {"optim.max_steps": 8, "optim.batch_size": 16, "preprocess.size": [32, 32], "model.width": 8}
-    done = jobs.train(tiny_films, out=out, settings=settings, device="cpu", seed=3, workers=1,
-                      reading=jobs.Reading(patient_pattern=r"(p\d+)"), command=["vesalius", "train", "films", "--out", "run"])
+    done = jobs.train(tiny_films, out=out, settings=settings, device="cpu", seed=3, workers=1, reading=reading,
+                      command=typed)  # fmt: skip
     return TinyRun(tiny_films, out, done)

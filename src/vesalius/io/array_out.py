@@ -32,5 +32,6 @@ def write_npz(path: str | Path, **arrays: NDArray[Any]) -> Path:
             info = zipfile.ZipInfo(f"{name}.npy", date_time=_EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
             with archive.open(info, "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+                # Not ascontiguousarray, which makes a single number an array of one.
+                np.lib.format.write_array(stream, np.asarray(array, order="C"), allow_pickle=False)
     return Path(path)

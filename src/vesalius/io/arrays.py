@@ -85,8 +85,8 @@ def split_fragment(path: str | Path) -> tuple[Path, str | None, int | None]:
     file, _, inside = text.rpartition("#")
     key, slash, number = inside.rpartition("/")
     if not slash:
-        key, number = (inside, "") if not inside.isdigit() or file.endswith(".npz") else ("", inside)
-    if number and not number.isdigit():
+        key, number = (inside, "") if not inside.isdecimal() or file.endswith(".npz") else ("", inside)
+    if number and not number.isdecimal():
         raise UnreadableFile(
             path,
             found=f"the item {number!r}",
@@ -147,7 +147,8 @@ def load_array(
     array = np.frombuffer(bytearray(data), dtype=dtype).reshape(wanted, order="F" if fortran else "C")
     if item is not None and fortran:
         array = array[item]
-    return np.ascontiguousarray(array, dtype=dtype.newbyteorder("="))
+    # Not ascontiguousarray, which makes a single number an array of one.
+    return np.asarray(array, dtype=dtype.newbyteorder("="), order="C")
 
 
 def _existing(path: Path) -> Path:
@@ -226,6 +227,8 @@ def _skip(stream: IO[bytes], count: int) -> None:
 def _guess(path: str | Path, array: NDArray[Any]) -> str:
     """Letters for the axes of `array`; the rule stands in `read_array`."""
     shape = array.shape
+    if array.size == 0:
+        raise UnreadableFile(path, found=f"an empty array of shape {shape}", expected="pixels", do="save it again")
     if array.ndim == 2:
         return "YX"
     if array.ndim == 3:

@@ -56,7 +56,7 @@ def open_image(path: str | Path, *, limits: ReadLimits | None = None, workers: i
     """
     limits = active_limits(limits)
     place, member = _split(str(path))
-    if not place.exists():
+    if not _exists(place):
         raise UsageError(f"{path}: there is no such file or folder; check the path")
     try:
         kind = sniff(place)
@@ -95,13 +95,22 @@ def list_series(folder: str | Path, progress: Progress | None = None) -> list[Se
     return found
 
 
+def _exists(place: Path) -> bool:
+    try:
+        return place.exists()
+    except PermissionError:  # something is there; opening it gives the better message
+        return True
+    except OSError:  # a name longer than the file system takes
+        return False
+
+
 def _split(path: str) -> tuple[Path, str]:
     whole = Path(path)
-    if "#" not in path or whole.exists():
+    if "#" not in path or _exists(whole):
         return whole, ""
     # A folder may have # in its own name: the member starts at the first # before which something exists.
     for at in (index for index, letter in enumerate(path) if letter == "#"):
-        if Path(path[:at]).exists():
+        if _exists(Path(path[:at])):
             return Path(path[:at]), path[at + 1 :]
     place, _, member = path.partition("#")
     return Path(place), member

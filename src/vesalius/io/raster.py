@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +28,12 @@ from vesalius.io.limits import ReadLimits, active_limits, check_file_bytes, chec
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_CODESTREAM = b"\xff\x4f\xff\x51"
+# A colour box that says sYCC (ISO/IEC 15444-1 I.5.3.3).
+_YCC = b"colr\x01\x00\x00\x00\x00\x00\x12"
+_PNG_EXIF = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 _ORIENTATION_TAG = 274
-_TOO_BROKEN = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, IndexError, KeyError, MemoryError)
+_TOO_BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, zlib.error, struct.error, IndexError, KeyError)
 _ORIENTATIONS = {
     2: "mirrored left to right",
     3: "turned by 180 degrees",
@@ -79,8 +85,16 @@ def read_raster(path: str | Path, limits: ReadLimits | None = None, *, palette: 
 
         return read_tiff(path, limits, palette=palette)
     record: list[Note] = []
-    try:
+    with _readable(path):
         pixels, meta = _decoded(path, head, limits, palette, record)
+        return raster_image(path, pixels, record, meta)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever breaks inside becomes one readable line."""
+    try:
+        yield
     except (UnreadableFile, LimitError):
         raise
     except Pillow.DecompressionBombError as error:
@@ -104,7 +118,6 @@ def read_raster(path: str | Path, limits: ReadLimits | None = None, *, palette: 
             expected="all of its pixels",
             do="copy or export the file again",
         ) from error
-    return raster_image(path, pixels, record, meta)
 
 
 def raster_image(path: Path, pixels: NDArray[Any], record: list[Note], meta: dict[str, Any]) -> Image:
@@ -126,20 +139,35 @@ def _decoded(
 ) -> tuple[NDArray[Any], dict[str, Any]]:
     """Pixels ``(C, Y, X)`` and the header's facts."""
     with warnings.catch_warnings():
-        # Our own limit was asked for by the user; Pillow's warning at a third of its fixed one adds nothing.
-        warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
+        # Pillow warns at a third of its own size limit, where ours was asked for, and of odd EXIF, which gets a note.
+        warnings.simplefilter("ignore")
         with Pillow.open(path, formats=FORMATS) as picture:
             check_pixels(path, (picture.height, picture.width, len(picture.getbands())), limits)
             _refuse_animation(path, picture, record)
             meta: dict[str, Any] = {"format": str(picture.format), "mode": picture.mode}
-            orientation = int(picture.getexif().get(_ORIENTATION_TAG, 1))
-            if head[:8] == _PNG and head[24] == 16:
-                pixels = _png16(path)
-            else:
+            pixels, orientation = None, 1
+            if (head[:8] == _PNG and head[24] == 16) or picture.format == "JPEG2000":
+                pixels, orientation = _deep_pixels(path, picture, record)
+            if pixels is None:
+                picture.load()
+                orientation = _orientation(picture, record)
                 pixels = _pillow_pixels(path, picture, palette, record, head)
     pixels = blend_alpha(path, pixels, record)
     meta["bits"] = 8 * pixels.dtype.itemsize
     return upright(np.moveaxis(pixels, -1, 0), orientation, record), meta
+
+
+def _orientation(picture: Pillow.Image, record: list[Note]) -> int:
+    """Tag 274; a broken tag is no reason to refuse the picture."""
+    try:
+        tags = picture.getexif()
+        value = tags.get(_ORIENTATION_TAG, 1)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
+        tags, value = Pillow.Exif(), None
+    if isinstance(value, int) and (tags or "exif" not in picture.info):
+        return value
+    record.append(Note(Act.NOTED, "the EXIF data are broken; the picture is taken to be upright"))
+    return 1
 
 
 def _refuse_animation(path: Path, picture: Pillow.Image, record: list[Note]) -> None:
@@ -157,20 +185,52 @@ def _refuse_animation(path: Path, picture: Pillow.Image, record: list[Note]) -> 
     )
 
 
-def _png16(path: Path) -> NDArray[Any]:
-    """``(Y, X, samples)`` of 16 bit: Pillow would cut 16-bit colours down to 8 bits."""
+def _deep_pixels(path: Path, picture: Pillow.Image, record: list[Note]) -> tuple[NDArray[Any] | None, int]:
+    """``(Y, X, samples)`` and orientation of a 16-bit PNG or a JPEG 2000 of other than 8 bits, None for one of 8.
+
+    Pillow would cut 16-bit colours down to 8 bits and stretch the 12 bits of a JPEG 2000 to 16.
+    """
     import imagecodecs
 
+    data = path.read_bytes()
     try:
-        pixels = imagecodecs.png_decode(path.read_bytes())
-    except imagecodecs.PngError as error:
+        if picture.format == "PNG":
+            pixels = imagecodecs.png_decode(data)
+        elif _plain_jpeg2000(data):
+            return None, 1
+        elif _YCC in data[: data.find(_CODESTREAM)]:
+            raise UnreadableFile(
+                path, found="YCbCr of more than 8 bits", expected="gray or RGB", do="convert it to PNG"
+            )
+        else:
+            pixels = imagecodecs.jpeg2k_decode(data)
+    except (imagecodecs.PngError, imagecodecs.Jpeg2kError) as error:
         raise UnreadableFile(
             path,
-            found=f"a broken or truncated PNG ({error})",
+            found=f"a broken or truncated picture ({error})",
             expected="all of its pixels",
             do="copy or export the file again",
         ) from error
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+    if pixels.shape[:2] != (picture.height, picture.width):
+        raise UnreadableFile(
+            path,
+            found=f"pixels of shape {pixels.shape}, header {picture.height} x {picture.width}",
+            expected="the same shape",
+            do="export the file again",
+        )
+    # Pillow decodes a whole PNG to look for tags after the pixels: only where there can be one.
+    orientation = _orientation(picture, record) if any(mark in data for mark in _PNG_EXIF) else 1
+    return pixels if pixels.ndim == 3 else pixels[..., None], orientation
+
+
+def _plain_jpeg2000(data: bytes) -> bool:
+    """Whether every component is unsigned with at most 8 bits, by the SIZ marker (ISO/IEC 15444-1 A.5.1)."""
+    at = data.find(_CODESTREAM)
+    if at < 0 or len(data) < at + 42:
+        return True
+    count = struct.unpack(">H", data[at + 40 : at + 42])[0]
+    # Ssiz of a component: the sign in the highest bit, its bits less one in the others.
+    return all(size < 8 for size in data[at + 42 : at + 42 + 3 * count : 3])
 
 
 def _pillow_pixels(
@@ -207,10 +267,14 @@ def _palette_pixels(picture: Pillow.Image, palette: Palette, record: list[Note])
         indices = np.array(picture)
         return indices[..., :1] if indices.ndim == 3 else indices[..., None]
     transparent = "transparency" in picture.info or picture.mode == "PA"
-    colours = np.array(picture.convert("RGBA" if transparent else "RGB"))
+    return expanded(np.array(picture.convert("RGBA" if transparent else "RGB")), record)
+
+
+def expanded(colours: NDArray[Any], record: list[Note]) -> NDArray[Any]:
+    """``(..., 3 or 4)`` from a palette, as gray (with alpha) if no pixel has a colour."""
     if (colours[..., 0] == colours[..., 1]).all() and (colours[..., 1] == colours[..., 2]).all():
         record.append(Note(Act.NOTED, "palette of grays expanded to gray values"))
-        return colours[..., [0, 3]] if transparent else colours[..., :1]
+        return colours[..., [0, 3]] if colours.shape[-1] == 4 else colours[..., :1]
     record.append(Note(Act.NOTED, "palette expanded to RGB"))
     return colours
 

@@ -14,6 +14,9 @@ from PIL import Image as Pillow
 from vesalius.core.errors import UsageError
 from vesalius.core.files import atomic
 
+# libjpeg's JPEG_MAX_DIMENSION.
+_LONGEST_JPEG = 65500
+
 
 def write_png(path: str | Path, pixels: NDArray[Any], *, level: int = 3) -> Path:
     """Write ``(Y, X)``, ``(1, Y, X)`` or ``(3, Y, X)`` of uint8 or uint16 as PNG; the same pixels give the same bytes.
@@ -33,6 +36,8 @@ def write_jpeg(path: str | Path, pixels: NDArray[Any], *, quality: int = 92) -> 
     """Write ``(Y, X)``, ``(1, Y, X)`` or ``(3, Y, X)`` of uint8 as JPEG without chroma subsampling (with loss)."""
     buffer = io.BytesIO()
     picture = Pillow.fromarray(_samples_last(path, pixels, (np.uint8,)))
+    if max(picture.size) > _LONGEST_JPEG:
+        raise UsageError(f"{path}: JPEG sides are at most {_LONGEST_JPEG}, got {picture.size}; write PNG")
     picture.save(buffer, format="JPEG", quality=quality, subsampling=0)
     with atomic(path) as file:
         file.write(buffer.getvalue())
@@ -49,4 +54,7 @@ def _samples_last(path: str | Path, pixels: NDArray[Any], kinds: tuple[type, ...
         pixels = np.moveaxis(pixels, 0, -1) if pixels.shape[0] == 3 else pixels[0]
     elif pixels.ndim != 2:
         raise UsageError(f"{path}: a picture has axes (Y, X) or (3, Y, X), got shape {pixels.shape}; write one slice")
-    return np.ascontiguousarray(pixels)
+    if pixels.size == 0:
+        raise UsageError(f"{path}: a picture has at least one pixel, got shape {pixels.shape}")
+    # A copy always: of a side of length 1 numpy keeps any stride, which the encoder takes for another layout.
+    return np.array(pixels, order="C")

@@ -81,6 +81,9 @@ def sniff(path: str | Path) -> Kind:
     try:
         if path.is_dir():
             return _sniff_folder(path)
+        if path.exists() and not path.is_file():
+            # Opening a pipe would wait for ever.
+            raise UnreadableFile(path, found="neither a file nor a folder", expected="a file", do="check the path")
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError as error:

@@ -10,6 +10,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vesalius.core.errors import UnreadableFile
 from vesalius.io.arrays import _existing, _header, _readable, _skip, _stream, load_array
 from vesalius.io.limits import ReadLimits, active_limits, check_file_bytes, check_pixels
 
@@ -45,19 +46,28 @@ class StackReader:
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Items `start` to `stop` as ``(stop - start, ...)``."""
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise UnreadableFile(
+                self.path,
+                found=f"items {start} to {stop} of an array of shape {self.shape}",
+                expected=f"0 to {self.shape[0]}",
+                do="correct the item",
+            )
         if self._whole is not None:
             return self._whole[start:stop]
+        check_pixels(self.path, (stop - start, *self.shape[1:]), self.limits)
         if start < self._place or self._stream is None:
             self._start()
         size = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
-        check_pixels(self.path, (stop - start, *self.shape[1:]), self.limits)
+        stream, self._stream = self._stream, None  # after an error its place is unknown
         with _readable(self.path):
-            if self._stream is None or stop > self.shape[0]:
-                raise ValueError(f"items {start} to {stop} of an array of shape {self.shape}")
-            _skip(self._stream, (start - self._place) * size)
-            data = self._stream.read((stop - start) * size)
+            if stream is None:
+                raise EOFError("the array cannot be opened")
+            _skip(stream, (start - self._place) * size)
+            data = stream.read((stop - start) * size)
             if len(data) != (stop - start) * size:
                 raise EOFError(f"the array ends before item {stop}")
+        self._stream = stream
         self._place = stop
         items = np.frombuffer(bytearray(data), dtype=self.dtype).reshape(stop - start, *self.shape[1:])
         return np.ascontiguousarray(items, dtype=self.dtype.newbyteorder("="))
@@ -67,6 +77,8 @@ class StackReader:
         with _readable(self.path):
             self._stream = self._open.enter_context(_stream(self.path, self.key))
             self.shape, fortran, self.dtype = _header(self.path, self._stream)
+        if not self.shape:
+            raise UnreadableFile(self.path, found="a single number", expected="an array of items", do="name another")
         self._place = 0
         if fortran:  # items of such an array are scattered; it has to be held
             self._whole = load_array(self.path, self.key, None, self.limits)

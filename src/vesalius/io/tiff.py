@@ -5,6 +5,8 @@ TIFF 6.0 (1992) and BigTIFF. Pyramids of whole slides are refused here: they are
 
 from __future__ import annotations
 
+import logging
+import struct
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +17,10 @@ from numpy.typing import NDArray
 from vesalius.core.errors import LimitError, UnreadableFile
 from vesalius.core.image import Act, Image, Note
 from vesalius.io.limits import ReadLimits, active_limits, check_file_bytes, check_pixels
-from vesalius.io.raster import blend_alpha, raster_image, upright
+from vesalius.io.raster import blend_alpha, expanded, raster_image, upright
 
+# tifffile logs what it raises; without a handler Python would write that to the screen of a person who gets our line.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 # tifffile's letters: S samples, C channels, Z depth; Q and I are pages without a meaning.
 _PAGES = "ZQI"
 _READABLE = {
@@ -28,8 +32,8 @@ _READABLE = {
     *(f"{page}{rest}" for page in _PAGES for rest in ("YX", "YXS", "SYX", "CYX")),
     *(f"C{page}YX" for page in _PAGES),
 }
-_EXTRA_ALPHA = (1, 2)
-_MINISWHITE, _RGB, _PALETTE, _SEPARATED, _YCBCR, _LAB = 0, 2, 3, 5, 6, 8
+_ASSOCIATED, _UNASSOCIATED = 1, 2
+_MINISWHITE, _MINISBLACK, _RGB, _PALETTE, _SEPARATED, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
 _JPEG_COMPRESSIONS = (6, 7, 34933, 33007)
 
 
@@ -44,6 +48,7 @@ def read_tiff(
     try:
         with tifffile.TiffFile(path) as file:
             pixels, meta = _decoded(path, file, limits, palette, record)
+        return raster_image(path, pixels, record, meta)
     except (UnreadableFile, LimitError):
         raise
     except Exception as error:  # tifffile and its codecs raise from a dozen families, some of them bare RuntimeError
@@ -53,17 +58,17 @@ def read_tiff(
             expected="all of its pixels",
             do="copy or export the file again",
         ) from error
-    return raster_image(path, pixels, record, meta)
 
 
 def _decoded(
     path: Path, file: tifffile.TiffFile, limits: ReadLimits, palette: str, record: list[Note]
 ) -> tuple[NDArray[Any], dict[str, Any]]:
     """Pixels ``(C, [Z,] Y, X)``."""
+    _require_chain(path)
     series = _one_series(path, file)
     shape, axes = tuple(int(s) for s in series.shape), str(series.axes)
     check_pixels(path, shape, limits)
-    if axes not in _READABLE:
+    if axes not in _READABLE or min(shape) < 1:
         raise UnreadableFile(
             path,
             found=f"axes {axes} of lengths {shape}",
@@ -113,6 +118,34 @@ def _one_series(path: Path, file: tifffile.TiffFile) -> Any:
     return series[0]
 
 
+def _require_chain(path: Path) -> None:
+    """tifffile gives the pages before a break in their chain; a stack cut short must not pass for a whole one."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(16)
+        order = "<" if head[:2] == b"II" else ">"
+        # BigTIFF has 8-byte offsets and counts and entries of 20 bytes, TIFF 6.0 has 4, 2 and 12.
+        count_as, entry, next_as, start = ("Q", 20, "Q", 8) if 43 in head[2:4] else ("H", 12, "I", 4)
+        at = struct.unpack_from(order + next_as, head, start)[0]
+        seen: set[int] = set()
+        while at and at not in seen:
+            seen.add(at)
+            file.seek(at)
+            counted = file.read(struct.calcsize(count_as))
+            if len(counted) == struct.calcsize(count_as):
+                end = at + len(counted) + entry * struct.unpack(order + count_as, counted)[0]
+                if end + struct.calcsize(next_as) <= size:
+                    file.seek(end)
+                    at = struct.unpack(order + next_as, file.read(struct.calcsize(next_as)))[0]
+                    continue
+            raise UnreadableFile(
+                path,
+                found=f"page {len(seen)} at byte {at} of {size}",
+                expected="every page inside the file",
+                do="copy the file again",
+            )
+
+
 def _require_whole(path: Path, series: Any) -> None:
     """tifffile gives zeros for pieces that lie outside the file; that must not pass for an image."""
     size = path.stat().st_size
@@ -139,18 +172,26 @@ def _samples_last(stored: NDArray[Any], axes: str) -> NDArray[Any]:
 
 def _colours(path: Path, page: Any, pixels: NDArray[Any], palette: str, record: list[Note]) -> NDArray[Any]:
     """Gray or RGB ``(..., samples)`` from whatever the photometric interpretation says."""
-    kind = int(page.photometric)
-    if pixels.dtype.kind == "b":
-        record.append(Note(Act.NOTED, "fewer than 8 bits per pixel, stretched to 0..255"))
-        pixels = pixels.astype(np.uint8) * 255
-    if kind == _MINISWHITE and pixels.dtype.kind == "u":
+    kind, bits = int(page.photometric), int(page.bitspersample)
+    pixels = pixels.astype(np.uint8) if pixels.dtype.kind == "b" else pixels
+    if kind == _PALETTE and page.colormap is not None:
+        if palette == "indices":
+            record.append(Note(Act.NOTED, "indices of the palette are used, not its colours"))
+            return pixels
+        return expanded((np.asarray(page.colormap).T[pixels[..., 0]] >> 8).astype(np.uint8), record)
+    if kind == _MINISWHITE:
+        if pixels.dtype.kind != "u":
+            raise UnreadableFile(
+                path,
+                found=f"white as 0 in numbers of type {pixels.dtype}",
+                expected="unsigned numbers, which have a black",
+                do="save it with black as 0",
+            )
         record.append(Note(Act.REPAIRED, "stored with white as 0; inverted so that more is brighter"))
-        top = 255 if page.bitspersample < 8 else (1 << int(page.bitspersample)) - 1
-        return (top - pixels).astype(pixels.dtype)
-    if kind == _PALETTE and palette == "colours" and page.colormap is not None:
-        record.append(Note(Act.NOTED, "palette expanded to RGB"))
-        table = np.asarray(page.colormap)
-        return (table[:, pixels[..., 0]] >> 8).astype(np.uint8).transpose(*range(1, pixels.ndim), 0)
+        pixels = (((1 << bits) - 1) - pixels).astype(pixels.dtype)
+    if kind in (_MINISWHITE, _MINISBLACK) and bits < 8:
+        record.append(Note(Act.NOTED, "fewer than 8 bits per pixel, stretched to 0..255"))
+        pixels = np.rint(pixels * (255 / ((1 << bits) - 1))).astype(np.uint8)
     if kind == _SEPARATED:
         return _from_cmyk(path, pixels, record)
     if kind == _LAB or (kind == _YCBCR and int(page.compression) not in _JPEG_COMPRESSIONS):
@@ -160,8 +201,20 @@ def _colours(path: Path, page: Any, pixels: NDArray[Any], palette: str, record: 
             expected="gray, RGB or palette",
             do="convert it to RGB",
         )
-    alpha = any(int(extra) in _EXTRA_ALPHA for extra in page.extrasamples)
-    return blend_alpha(path, pixels, record) if alpha else pixels
+    return _without_extras(path, kind, [int(extra) for extra in page.extrasamples], pixels, record)
+
+
+def _without_extras(path: Path, kind: int, extras: list[int], pixels: NDArray[Any], record: list[Note]) -> NDArray[Any]:
+    """``(..., samples)`` without alpha and, beside RGB, without samples that have no meaning."""
+    if extras == [_ASSOCIATED]:
+        record.append(Note(Act.NOTED, "alpha channel dropped: it had been multiplied in, as if blended onto black"))
+        return pixels[..., :-1]
+    if _UNASSOCIATED in extras or _ASSOCIATED in extras:
+        return blend_alpha(path, pixels, record)
+    if kind == _RGB and extras:
+        record.append(Note(Act.NOTED, f"{len(extras)} samples beside red, green and blue left out"))
+        return pixels[..., :3]
+    return pixels
 
 
 def _from_cmyk(path: Path, pixels: NDArray[Any], record: list[Note]) -> NDArray[Any]:

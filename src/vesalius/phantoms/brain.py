@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vesalius.core.case import Case
 from vesalius.core.geometry import FloatArray, Grid
@@ -44,7 +44,7 @@ def make_brain(
     index: int,
     shape: tuple[int, int, int] = (52, 64, 52),
     spacing_mm: tuple[float, float, float] = (3.4, 3.4, 3.4),
-    orientation: str = "axial",
+    orientation: str | ArrayLike = "axial",
     tilt_degrees: float = 0.0,
     images_per_patient: int = 1,
     noise: float = 0.025,
@@ -132,7 +132,7 @@ def _head(
         size = size - thickness
         bodies[name] = Ellipsoid(middle, size, turn)
     bodies["grey matter"] = Ellipsoid(middle, size, turn, folds, 0.020)
-    bodies["white matter"] = Ellipsoid(middle, size - rind, turn, folds, 0.055)
+    bodies["white matter"] = Ellipsoid(middle, size - rind, turn, folds, 0.085)
     holes = _ventricles(body, volume, middle, turn)
     return bodies, holes
 
@@ -178,9 +178,7 @@ def _parts(grid: Grid, bodies: dict[str, Ellipsoid], holes: list[Ellipsoid]) -> 
     return parts
 
 
-def _received(
-    draw: np.random.Generator, signal: Array, grid: Grid, noise: float, bias: float
-) -> NDArray[np.uint16]:
+def _received(draw: np.random.Generator, signal: Array, grid: Grid, noise: float, bias: float) -> NDArray[np.uint16]:
     """Magnitude of the signal under an uneven coil, with noise in both channels; uint16."""
     steps = grid.spacing_mm or (1.0, 1.0, 1.0)
     coil = np.exp(bias * smooth_noise(draw, signal.shape, tuple(110.0 / step for step in steps)))

@@ -152,7 +152,7 @@ def _attenuation(
     half = body["width"] * (0.30 + 0.76 * slope * slope * (3 - 2 * slope)) + 0.10 * np.clip(-0.3 - v, 0, 0.4)
     inside = soft_step(half - side, 2 * edge)
     film = inside * (0.62 + body["fat"] + 0.5 * np.sqrt(np.clip(1 - (side / half) ** 2, 0, 1)))
-    dome = np.float32(draw.normal(0.52, 0.05))
+    dome = float(draw.normal(0.52, 0.05))
     lungs = np.stack([_lung(u, v, body, dome=dome, edge=edge, sign=sign) for sign in (-1, 1)])
     heart_x, heart_y = body["heart_x"], dome - 0.20
     tilt = 0.30 * (v - heart_y)
@@ -210,7 +210,7 @@ def _bones(u: Array, v: Array, body: dict[str, float], lung: Array, edge: float)
     return (ribs * (0.55 + 0.45 * lung) + 0.16 * clavicle + scapula).astype(np.float32)
 
 
-def _rib(phase: Array, width: float) -> Array:
+def _rib(phase: NDArray[np.floating], width: float) -> Array:
     """1 on a rib, with the brighter cortex along its borders; one rib per unit of `phase`."""
     distance = np.abs(phase - np.rint(phase)) / width
     plate = np.clip(1.25 - distance, 0, 0.25) * 4
@@ -272,7 +272,8 @@ def _findings(
         else:
             patch = np.exp(-(reach**2)) * np.clip(0.9 + 0.35 * texture, 0, 2)
         added += contrast * patch * lung
-        scale = size / 2
+        # Pixels per unit of the patient's frame, which pose has zoomed.
+        scale = float(1 / np.hypot(u[0, 1] - u[0, 0], v[0, 1] - v[0, 0]))
         found.append(
             {
                 "kind": label,

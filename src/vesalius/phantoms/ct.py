@@ -7,9 +7,10 @@ and spacing. Nodules fill voxels by the exact fraction (supersampled at their bo
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vesalius.core.case import Case
+from vesalius.core.errors import UsageError
 from vesalius.core.geometry import FloatArray, Grid, affine_from_axes
 from vesalius.core.image import Image, Unit
 from vesalius.core.labels import Labels
@@ -47,7 +48,7 @@ def make_ct(
     question: str = "nodule",
     shape: tuple[int, int, int] = (40, 96, 96),
     spacing_mm: tuple[float, float, float] = (4.0, 3.6, 3.6),
-    orientation: str = "axial",
+    orientation: str | ArrayLike = "axial",
     tilt_degrees: float = 0.0,
     noise_hu: float = 25.0,
 ) -> Phantom:
@@ -58,7 +59,8 @@ def make_ct(
     question
         ``"nodule"``: are there nodules (one to three) or none. ``"margin"``: the one nodule is smooth or spiculated.
     orientation, tilt_degrees
-        One of `ORIENTATIONS`, and a rotation of the whole grid about the patient's long axis, for oblique grids.
+        One of `ORIENTATIONS`, or ``(3, 3)`` with the unit vectors of the axes z, y, x in LPS as rows; and a rotation of
+        the whole grid about the patient's long axis, for oblique grids.
     noise_hu
         Deviation of the quantum noise before the reconstruction filter.
 
@@ -67,7 +69,14 @@ def make_ct(
     Phantom
         `truth` has ``nodules``: centre_mm (LPS), radii_mm, radius_mm (of the sphere of equal volume), volume_ml, hu,
         margin. `mask` holds `STRUCTURES`; ``layers["fraction"]`` the part of each voxel that is nodule.
+
+    Raises
+    ------
+    UsageError
+        For an unknown question or orientation, or a field of view in which the nodules find no room.
     """
+    if question not in QUESTIONS:
+        raise UsageError(f"question {question!r} is unknown; choose one of {', '.join(QUESTIONS)}")
     names = QUESTIONS[question]
     kind = balanced_class(seed, f"phantom:ct:{question}", index, 2)
     facts = person(seed, "phantom:ct", index)
@@ -114,11 +123,25 @@ def make_ct(
 def centred_grid(
     shape: tuple[int, int, int],
     spacing_mm: tuple[float, float, float],
-    orientation: str = "axial",
+    orientation: str | ArrayLike = "axial",
     tilt_degrees: float = 0.0,
 ) -> Grid:
-    """A grid whose middle lies at LPS (0, 0, 0)."""
-    axes = np.array(ORIENTATIONS[orientation], dtype=np.float64)
+    """A grid whose middle lies at LPS (0, 0, 0).
+
+    Raises
+    ------
+    UsageError
+        For an unknown orientation, or a shape or spacing that is no volume's.
+    """
+    if isinstance(orientation, str) and orientation not in ORIENTATIONS:
+        raise UsageError(
+            f"orientation {orientation!r} is unknown; choose one of {', '.join(ORIENTATIONS)}, or give unit vectors"
+        )
+    if len(shape) != 3 or len(spacing_mm) != 3 or min(shape) < 4 or min(spacing_mm) <= 0:
+        raise UsageError(f"a volume needs three sides of at least 4 and three spacings, got {shape} and {spacing_mm}")
+    axes = np.array(ORIENTATIONS[orientation] if isinstance(orientation, str) else orientation, dtype=np.float64)
+    if axes.shape != (3, 3) or not np.allclose(axes @ axes.T, np.eye(3), atol=1e-6):
+        raise UsageError(f"an orientation is three unit vectors at right angles (rows z, y, x), got {axes.tolist()}")
     turn = np.deg2rad(tilt_degrees)
     about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
     axes = axes @ about_z.T
@@ -204,9 +227,6 @@ def _nodules(draw: np.random.Generator, grid: Grid, label: str, question: str) -
     count = 1 if question == "margin" else (0 if label == "no nodule" else 1 + int(draw.random() < 0.4))
     smallest = max(grid.spacing_mm or (1.0,))
     found: list[tuple[Star, float]] = []
-    extent = np.abs(np.stack([grid.to_patient(corner) for corner in (np.zeros(3), np.array(grid.shape) - 1.0)])).max(
-        axis=0
-    )
     for _ in range(400):
         if len(found) == count:
             break
@@ -220,6 +240,17 @@ def _nodules(draw: np.random.Generator, grid: Grid, label: str, question: str) -
         inside = np.linalg.norm(offset / np.array(_LUNG_RADII)) < 1 - margin / min(_LUNG_RADII) * 0.8
         clear = all(np.linalg.norm(centre - one.centre_mm) > one.reach_mm + margin for one, _ in found)
         heart = np.linalg.norm((centre - (22, -28, -45)) / (52 + margin, 48 + margin, 58 + margin)) > 1
-        if inside and clear and heart and (np.abs(centre) + margin < extent).all() and centre[2] > -45 + margin:
+        if inside and clear and heart and _in_view(grid, centre, star.reach_mm) and centre[2] > -45 + margin:
             found.append((star.at(centre), float(draw.normal(20, 25))))
+    if len(found) < count:
+        raise UsageError(
+            f"a volume of {grid.shape} voxels of {grid.spacing_mm} mm has no room for {count} nodules; "
+            "choose one that shows more of the chest"
+        )
     return found
+
+
+def _in_view(grid: Grid, centre: FloatArray, reach_mm: float) -> bool:
+    """Whether a ball lies in the voxels of `grid`, whose axes stand at right angles."""
+    away = np.abs(grid.to_index(centre) - (np.array(grid.shape) - 1) / 2) + reach_mm / np.array(grid.spacing_mm)
+    return bool((away < np.array(grid.shape) / 2).all())

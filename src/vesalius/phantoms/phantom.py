@@ -32,11 +32,12 @@ class Phantom:
     mask
         Label map on the image's grid, uint8 or uint16; None for kinds without one.
     structures
-        Names of the values of `mask`, from 0 (background); for instance maps ``("background", "cell")``.
+        Names of the values of `mask`, from 0 (background).
     boxes, box_names
         ``(N, 2 * ndim)`` lower and upper corners in index units (z, y, x), upper exclusive, and their classes.
     layers
-        Further maps on the grid, such as the exact fraction of each voxel that a nodule fills.
+        Further maps on the grid, such as the exact fraction of each voxel that a nodule fills; ``"instances"`` numbers
+        single objects from 1 in the order of `boxes`.
     """
 
     case: Case

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vesalius.core.errors import UsageError
@@ -11,14 +11,16 @@ from vesalius.phantoms.chest import make_chest
 from vesalius.phantoms.ct import make_ct
 from vesalius.phantoms.phantom import Phantom
 from vesalius.phantoms.smear import make_smear
+from vesalius.phantoms.solid import make_solid
 from vesalius.phantoms.vessels import make_vessels
 
-PHANTOMS: dict[str, Callable[..., Phantom]] = {
+PHANTOMS: Mapping[str, Callable[..., Phantom]] = {
     "chest": make_chest,
     "ct": make_ct,
     "brain": make_brain,
     "vessels": make_vessels,
     "smear": make_smear,
+    "solid": make_solid,
 }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius.core.case import Case
+from vesalius.core.errors import UsageError
 from vesalius.core.geometry import Grid
 from vesalius.core.image import Image, Unit
 from vesalius.core.labels import Labels
@@ -21,6 +22,8 @@ from vesalius.phantoms.phantom import Array, Phantom, balanced_class, blur, boxe
 
 CLASSES = ("normal", "leukocytosis")
 KINDS = ("RBC", "WBC", "Platelets")
+STRUCTURES = ("background", *KINDS)
+_SMALLEST = 64
 # Half axes relative to a red cell (7.5 micrometres across), and how much they vary.
 _SIZE = {"RBC": (1.0, 0.07), "WBC": (1.75, 0.12), "Platelets": (0.36, 0.2)}
 # Absorption of red, green and blue light at full thickness.
@@ -66,9 +69,17 @@ def make_smear(*, seed: int, index: int, size: int = 192, cells: int = 45) -> Ph
     Returns
     -------
     Phantom
-        `mask` is the instance map (uint16; cell k of ``truth["cells"]`` has the value k + 1), `boxes` and `box_names`
-        go with it. `truth`: ``cells`` (kind, centre_px, axes_px, area_px), ``counts`` per kind.
+        `mask` says which kind of cell covers a pixel, ``layers["instances"]`` which one (uint16; cell k of
+        ``truth["cells"]`` has the value k + 1); `boxes` and `box_names` follow the same order. `truth`: ``cells``
+        (kind, centre_px, axes_px, angle of the first half axis to x, area_px), ``counts`` per kind.
+
+    Raises
+    ------
+    UsageError
+        For a picture in which a platelet would be smaller than a pixel.
     """
+    if size < _SMALLEST:
+        raise UsageError(f"a blood smear needs at least {_SMALLEST} pixels a side, got {size}")
     kind = balanced_class(seed, "phantom:smear", index, 2)
     facts = person(seed, "phantom:smear", index)
     draw = generator(seed, "phantom:smear", index)
@@ -78,6 +89,7 @@ def make_smear(*, seed: int, index: int, size: int = 192, cells: int = 45) -> Ph
     absorbed = np.zeros((3, size, size), dtype=np.float32)
     for number, cell in enumerate(placed, start=1):
         _draw_cell(draw, cell, absorbed, mask, number)
+    kinds = np.array([0, *(STRUCTURES.index(cell.kind) for cell in placed)], dtype=np.uint8)
     pixels = _photographed(draw, absorbed)
     image = Image(
         grid=Grid((size, size)),
@@ -90,7 +102,10 @@ def make_smear(*, seed: int, index: int, size: int = 192, cells: int = 45) -> Ph
         case_id=f"smear{index:05d}", patient_id=f"S{index:05d}", images={"image": image}, covariates=facts, target=kind
     )
     truth: dict[str, Any] = {
-        "cells": [{"kind": c.kind, "centre_px": c.centre, "axes_px": c.axes, "area_px": c.area_px} for c in placed],
+        "cells": [
+            {"kind": c.kind, "centre_px": c.centre, "axes_px": c.axes, "angle": c.angle, "area_px": c.area_px}
+            for c in placed
+        ],
         "counts": {name: sum(cell.kind == name for cell in placed) for name in KINDS},
     }
     return Phantom(
@@ -98,10 +113,11 @@ def make_smear(*, seed: int, index: int, size: int = 192, cells: int = 45) -> Ph
         label=CLASSES[kind],
         classes=Labels(CLASSES),
         truth=truth,
-        mask=mask,
-        structures=("background", "cell"),
+        mask=kinds[mask],
+        structures=STRUCTURES,
         boxes=boxes_of(mask, len(placed)),
         box_names=tuple(cell.kind for cell in placed),
+        layers={"instances": mask},
     )
 
 
@@ -172,5 +188,5 @@ def _photographed(draw: np.random.Generator, absorbed: Array) -> NDArray[np.uint
     uneven = 1 + 0.03 * smooth_noise(draw, shape, shape[0] / 2) + 0.008 * smooth_noise(draw, shape, 6)
     focus = float(draw.uniform(0.4, 0.9))
     picture = np.stack([blur(channel * level * uneven, focus) for channel, level in zip(light, lamp, strict=True)])
-    picture = picture + draw.normal(0, 0.012, picture.shape)
-    return np.clip(np.rint(picture * 255), 0, 255).astype(np.uint8)
+    noisy = picture + draw.normal(0, 0.012, picture.shape)
+    return np.clip(np.rint(noisy * 255), 0, 255).astype(np.uint8)

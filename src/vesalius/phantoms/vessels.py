@@ -1,7 +1,7 @@
 """Synthetic vessel trees in two or three dimensions whose graph is known: nodes, edges, radii, length, bifurcations.
 
-A trunk divides again and again; radii follow Murray's law (r^3 = r1^3 + r2^3; PNAS 1926, 12:207). Edges that do not share
-a node keep a gap, so that the picture has the topology of the graph.
+A trunk divides again and again; radii follow Murray's law (r^3 = r1^3 + r2^3; PNAS 1926, 12:207). Edges that do not
+share a node keep a gap, so that the picture has the topology of the graph.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from vesalius.core.case import Case
+from vesalius.core.errors import UsageError
 from vesalius.core.geometry import FloatArray, Grid, affine_from_axes
 from vesalius.core.image import Image, Unit
 from vesalius.core.labels import Labels
@@ -23,6 +25,9 @@ CLASSES = ("normal", "narrowed")
 STRUCTURES = ("background", "vessel")
 # A narrowing leaves this part of the radius, over this part of the edge's length.
 _LEFT_OPEN, _NARROW_PART = 0.35, 0.3
+# Thinner than this radius in pixels the mask of a vessel would fall apart, and the picture lose the graph's topology.
+_THINNEST_PX = 0.9
+_SMALLEST = 32
 
 
 @dataclass
@@ -37,7 +42,7 @@ class _Tree:
 def make_vessels(
     *, seed: int, index: int, dims: int = 2, size: int = 128, spacing_mm: float = 0.5, generations: int = 5
 ) -> Phantom:
-    """A tree of vessels: dark on a bright eye-like disc ``(1, Y, X)`` uint8, or bright in a volume ``(1, Z, Y, X)`` uint16.
+    """A tree of vessels: dark on an eye-like disc ``(1, Y, X)`` uint8, or bright in a volume ``(1, Z, Y, X)`` uint16.
 
     Parameters
     ----------
@@ -54,7 +59,16 @@ def make_vessels(
         `truth`: ``nodes_px (N, dims)`` in order (z, y, x), ``edges`` pairs of node numbers, ``radii_px`` per edge,
         ``length_px``, ``length_mm``, ``bifurcations``, ``ends`` (trunk's start included), and ``narrowing``
         (edge, centre_px, the part of the radius left open) for the class *narrowed*, else None.
+
+    Raises
+    ------
+    UsageError
+        For other dimensions, or a picture too small for a tree.
     """
+    if dims not in (2, 3) or size < _SMALLEST:
+        raise UsageError(
+            f"vessels have 2 or 3 dimensions and at least {_SMALLEST} pixels a side, got {dims} and {size}"
+        )
     kind = balanced_class(seed, f"phantom:vessels{dims}", index, 2)
     facts = person(seed, "phantom:vessels", index)
     draw = generator(seed, f"phantom:vessels{dims}", index)
@@ -76,7 +90,8 @@ def make_vessels(
         covariates=facts,
         target=kind,
     )
-    mask = (cover >= 0.5).astype(np.uint8)
+    # Between two daughters a single pixel may be walled in; filling it keeps the mask a tree, like the graph.
+    mask = ndimage.binary_fill_holes(cover >= 0.5).astype(np.uint8)
     boxes = boxes_of(mask, 1)
     return Phantom(
         case=case,
@@ -141,7 +156,7 @@ def _divided(
     tip: int,
     heading: FloatArray,
     edge: int,
-    shape: tuple[int, ...],  # noqa: PLR0917
+    shape: tuple[int, ...],
 ) -> list[tuple[int, FloatArray, int]]:
     """Two new edges at node `tip`, or none after 30 tries without room."""
     size, radius = shape[-1], tree.radii[edge]
@@ -167,7 +182,7 @@ def _divided(
     return []
 
 
-def _fits(tree: _Tree, tip: int, parent: int, end: FloatArray, radius: float, shape: tuple[int, ...]) -> bool:  # noqa: PLR0917
+def _fits(tree: _Tree, tip: int, parent: int, end: FloatArray, radius: float, shape: tuple[int, ...]) -> bool:
     """Whether the edge from `tip` to `end` stays inside and clear of every edge but its parent."""
     # In two dimensions the vessels stay on the disc of the eye.
     away = np.abs(end - np.array(shape) / 2) if len(shape) == 3 else np.linalg.norm(end - np.array(shape) / 2)
@@ -191,11 +206,15 @@ def distance_to_segment(points: FloatArray, start: FloatArray, end: FloatArray) 
 
 def _narrowing(draw: np.random.Generator, tree: _Tree) -> dict[str, Any]:
     """One of the thicker edges, narrowed around its middle."""
-    thick = np.argsort(tree.radii)[::-1][: max(len(tree.radii) // 2, 1)]
+    thick = np.argsort(tree.radii)[::-1][: max(len(tree.radii) // 4, 1)]
     edge = int(draw.choice(thick))
     first, second = tree.edges[edge]
     centre = tree.nodes[first] + (tree.nodes[second] - tree.nodes[first]) * float(draw.uniform(0.45, 0.6))
-    return {"edge": edge, "centre_px": tuple(float(c) for c in centre), "open": _LEFT_OPEN}
+    return {
+        "edge": edge,
+        "centre_px": tuple(float(c) for c in centre),
+        "open": max(_LEFT_OPEN, min(_THINNEST_PX / tree.radii[edge], 1.0)),
+    }
 
 
 def _rendered(tree: _Tree, shape: tuple[int, ...], narrowing: dict[str, Any] | None) -> Array:

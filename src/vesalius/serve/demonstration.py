@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shutil
 import time
 from collections.abc import Sequence
@@ -11,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from vesalius.core.errors import UsageError
-from vesalius.core.files import write_text
-from vesalius.core.progress import Progress, track
+from vesalius.core.progress import Progress
 from vesalius.core.quantity import show_seconds
 from vesalius.io.raster_out import write_png
 from vesalius.phantoms.chest import make_chest
+from vesalius.phantoms.layouts import write_tree
 
 PATIENTS, PER_PATIENT, SIDE, SEED = 600, 2, 96, 1543
 NEW_CASES = 6
@@ -92,20 +90,9 @@ def run(what: str, out: Path, progress: Progress, *, force: bool, command: Seque
 
 def write_cohort(folder: Path, progress: Progress) -> None:
     """PNG files and a table with patient, age, sex and site, as a department might hand them over."""
-    rows = []
-    for index in track(range(PATIENTS * PER_PATIENT), progress, "phantoms", unit="films"):
-        phantom = make_chest(seed=SEED, index=index, size=SIDE, images_per_patient=PER_PATIENT)
-        path = f"films/{phantom.case.case_id}.png"
-        (folder / "films").mkdir(parents=True, exist_ok=True)
-        write_png(folder / path, phantom.case.image().pixels[0])
-        rows.append(
-            {"path": path, "label": phantom.label, "patient_id": phantom.case.patient_id, **phantom.case.covariates}
-        )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "manifest.csv", text.getvalue())
+    options: dict[str, Any] = {"size": SIDE, "images_per_patient": PER_PATIENT}
+    cases = PATIENTS * PER_PATIENT
+    write_tree("chest", folder, layout="csv", cases=cases, seed=SEED, over=True, progress=progress, **options)
 
 
 def _write_new(folder: Path) -> None:

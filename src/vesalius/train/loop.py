@@ -86,17 +86,25 @@ def fit(job: Job, progress: Progress) -> dict[str, Tensor]:
         for batch in job.batches.stream(state.step, milestone):
             _step(job, state, batch)
             progress.advance(1, f"loss {state.loss_sum / state.loss_count:.3f}")
+            if state.step == milestone:  # nothing is saved between a milestone's last step and its validation
+                break
             if job.stop():
                 _save(job, state, seconds)
-                raise Interrupted(f"stopped at step {state.step}, state saved; go on with --resume")
+                raise _interrupted(state)
             # Several processes would not agree on the time; they save at milestones only.
-            if job.fabric.world_size == 1 and seconds.since_save() > CHECKPOINT_EVERY_S and state.step < milestone:
+            if job.fabric.world_size == 1 and seconds.since_save() > CHECKPOINT_EVERY_S:
                 _save(job, state, seconds)
         _milestone(job, state)
         _review(job, state, seconds)
         _save(job, state, seconds)
+        if job.stop():
+            raise _interrupted(state)
     progress.stop(f"{state.step} steps")
     return _chosen(job, state)
+
+
+def _interrupted(state: State) -> Interrupted:
+    return Interrupted(f"stopped at step {state.step}, state saved; go on with --resume")
 
 
 def _step(job: Job, state: State, batch: Batch) -> None:
