@@ -96,8 +96,12 @@ def test_encoders_of_our_own_dependencies_are_used(tmp_path, syntax, shape, monk
     """python-gdcm and pylibjpeg-rle may be there or not: GDCM's RLE encoder ends the process on odd sizes."""
     used = []
     real = pydicom.dataset.Dataset.compress
-    monkeypatch.setattr(pydicom.dataset.Dataset, "compress",
-                        lambda self, *args, **named: (used.append(named["encoding_plugin"]), real(self, *args, **named)))  # fmt: skip
+
+    def compress(dataset, *args, **named):
+        used.append(named["encoding_plugin"])
+        return real(dataset, *args, **named)
+
+    monkeypatch.setattr(pydicom.dataset.Dataset, "compress", compress)
     values = (np.arange(np.prod(shape)) * 7 % 251).astype(np.uint8).reshape(shape)
     image = Image(Grid(shape[1:]), values, unit=Unit.RED_GREEN_BLUE if shape[0] == 3 else Unit.INTENSITY)
     path = write_dicom_image(image, tmp_path / "a.dcm", modality="OT", syntax=syntax)

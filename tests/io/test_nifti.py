@@ -369,8 +369,11 @@ def test_limits_hold_before_decoding(tmp_path):
     with pytest.raises(LimitError, match="30000 x 30000 x 30000"):
         open_image(path)
     path = saved(tmp_path, volume().T, at={40: ("8h", 3, 1000, 1000, 1000, 1, 1, 1, 1)})
-    with pytest.raises(UnreadableFile, match=r"a\.nii"):
-        open_image(path)
+    (tmp_path / "b.nii").write_bytes(gzip.compress(path.read_bytes()))
+    for name in ("a.nii", "b.nii"):
+        # Said from the sizes alone: nothing of 2 GB is asked for.
+        with pytest.raises(UnreadableFile, match=f"{name}.* where the header says 2000000352"):
+            open_image(tmp_path / name)
 
 
 @MANY
@@ -394,8 +397,9 @@ def test_damage_inside_a_gzip_stream_is_found(tmp_path, data):
     whole[place] ^= data.draw(st.integers(1, 255))
     path = tmp_path / "damaged.nii.gz"
     path.write_bytes(whole)
-    with pytest.raises(DataError, match=r"damaged\.nii\.gz"):
-        open_image(path)
+    image = read_or_refused(open_image, path)
+    # Some bits of a deflate stream mean nothing: the same pixels may come out, other ones never.
+    assert image is None or np.array_equal(image.pixels[0], volume())
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -79,7 +79,9 @@ def test_a_narrowing_belongs_to_its_class_and_thins_the_mask_there():
         if spot:
             radius = one.truth["radii_px"][spot["edge"]]
             middle = np.rint(spot["centre_px"]).astype(int)
-            depth = ndimage.distance_transform_edt(one.mask)[middle[0] - 1 : middle[0] + 2, middle[1] - 1 : middle[1] + 2]
+            depth = ndimage.distance_transform_edt(one.mask)[
+                middle[0] - 1 : middle[0] + 2, middle[1] - 1 : middle[1] + 2
+            ]
             assert depth.max() < 0.75 * radius + 0.8
 
 

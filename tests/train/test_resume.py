@@ -65,6 +65,7 @@ class Run:
         """Send a signal as soon as `moment` has come; the process must not have ended before."""
         end = time.monotonic() + PATIENCE_S
         while not moment():
+            time.sleep(0.0005)
             if process.poll() is not None or time.monotonic() > end:
                 process.kill()
                 pytest.fail(f"the moment never came (exit {process.returncode}): {self.errors.read_text(encoding='utf-8')}")

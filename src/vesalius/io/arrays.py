@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -30,6 +31,10 @@ _TOO_BROKEN = (
     zlib.error,
     NotImplementedError,
     RuntimeError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    TokenError,  # numpy tokenises headers that it takes for those of Python 2
 )
 # Longest header that is parsed: numpy's own limit against slow literals.
 _HEADER_BYTES = 10_000
@@ -213,6 +218,8 @@ def _header(path: Path, stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dt
         raise UnreadableFile(
             path, found=kind, expected="whole or real numbers", do="save it again as an array of numbers"
         )
+    if shape and min(shape) < 0:
+        raise ValueError(f"an array of shape {shape}")
     return shape, bool(fortran), dtype
 
 

@@ -70,6 +70,9 @@ _SYNTAX_UID = {
     Syntax.JPEG_2000: JPEG2000Lossless,
 }
 
+# Named, since pydicom would take whatever is installed, and GDCM's RLE encoder ends the process on odd sizes.
+_ENCODER = {Syntax.RLE: "pydicom", Syntax.JPEG_LS: "pyjpegls", Syntax.JPEG_2000: "pylibjpeg"}
+
 _TEXT_TAGS = {
     "patient_id": "PatientID",
     "patient_name": "PatientName",
@@ -251,6 +254,9 @@ def _stored(volume: NDArray[Any]) -> tuple[NDArray[Any], float, float]:
         return volume.astype(np.int16), 1.0, 0.0
     if whole and low >= 0 and high <= 65535:
         return volume.astype(np.uint16), 1.0, 0.0
+    if whole and high - low <= 65535:
+        intercept = low + 32768
+        return (volume.astype(np.float64) - intercept).astype(np.int16), 1.0, intercept
     # The intercept is the middle of the range, so that the 2^16 steps of int16 cover it.
     slope = float(_number((high - low) / 65534 or 1.0))
     intercept = float(_number((high + low) / 2))
@@ -404,13 +410,17 @@ def _put_pixels(
     if stored.ndim == 3:
         dataset.PlanarConfiguration = 0
     dataset.PhotometricInterpretation = photometric
-    dataset.BitsAllocated, dataset.BitsStored = bits, int(bits_stored or bits)
-    if stored.dtype.kind == "u" and int(stored.max()) >= 1 << dataset.BitsStored:
+    # A fact of the image before it was converted to fewer bits must not claim more than there are.
+    dataset.BitsAllocated, dataset.BitsStored = bits, min(int(bits_stored or bits), bits)
+    signed = stored.dtype.kind == "i"
+    top = 1 << (dataset.BitsStored - signed)
+    if int(stored.max()) >= top or int(stored.min()) < -top * signed:
         raise UsageError(
-            f"pixels reach {int(stored.max())}, more than {dataset.BitsStored} bits hold; correct bits_stored"
+            f"pixels reach from {int(stored.min())} to {int(stored.max())}, more than {dataset.BitsStored} bits hold; "
+            "correct bits_stored"
         )
     dataset.HighBit = dataset.BitsStored - 1
-    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
+    dataset.PixelRepresentation = int(signed)
     if modality in ("DX", "CR", "MR", "CT") and "WindowCenter" not in dataset:
         low, high = float(stored.min()), float(stored.max())
         slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
@@ -429,8 +439,8 @@ def _save(dataset: FileDataset, path: Path, syntax: Syntax) -> Path:
         raise UsageError(
             f"{path}: JPEG 2000 needs at least 32 x 32 pixels, got {dataset.Rows} x {dataset.Columns}; choose jpeg-ls"
         )
-    if syntax in (Syntax.RLE, Syntax.JPEG_LS, Syntax.JPEG_2000):
-        dataset.compress(_SYNTAX_UID[syntax], generate_instance_uid=False)
+    if syntax in _ENCODER:
+        dataset.compress(_SYNTAX_UID[syntax], encoding_plugin=_ENCODER[syntax], generate_instance_uid=False)
     else:
         dataset.file_meta.TransferSyntaxUID = _SYNTAX_UID[syntax]
     buffer = io.BytesIO()

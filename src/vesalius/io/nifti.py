@@ -7,6 +7,7 @@ that it means something, else qform, else no position at all. nibabel parses the
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ _UNIT_NAME = {1: "metres", 2: "millimetres", 3: "micrometres"}
 _INTENT_LABEL = 1002
 # Header extensions lie before the voxels; more than this is no header any more.
 _LARGEST_PREFIX = 64 << 20
+# deflate can not do better than 1032 : 1 (https://zlib.net/zlib_tech.html).
+_MOST_DEFLATED = 1032
 _COLOURS = ("red", "green", "blue", "alpha")
 _TOO_BROKEN = (
     OSError,
@@ -110,6 +113,7 @@ def _read(path: Path, limits: ReadLimits, fourth: str) -> Image:
     with _opened(path, limits) as (header, data):
         axes = _axes(path, header, fourth)
         check_pixels(path, header.get_data_shape(), limits)
+        _check_size(path, header, data)
         # Not mapped: pixels that change, or kill the process, when somebody rewrites the file are no record of it.
         proxy = nib.Nifti1Image.ImageArrayProxy(data, header, mmap=False)
         pixels = _channels_first(np.asarray(proxy.get_unscaled()), axes)
@@ -173,6 +177,22 @@ def _check_prefix(path: Path, header: Any) -> None:
             found=f"voxels that start at byte {offset}",
             expected=f"{first} to {_LARGEST_PREFIX}",
             do="export the file again",
+        )
+
+
+def _check_size(path: Path, header: Any, data: IO[bytes] | str) -> None:
+    """Refuse a file that cannot hold its voxels before memory is taken for them."""
+    offset = int(header.get_data_offset()) if isinstance(data, str) else int(header["vox_offset"])
+    wanted = offset + math.prod(header.get_data_shape()) * int(header.get_data_dtype().itemsize)
+    file = Path(data) if isinstance(data, str) else path
+    packed = isinstance(data, gzip.GzipFile) or file.name.endswith(".gz")
+    found = file.stat().st_size
+    if found * (_MOST_DEFLATED if packed else 1) < wanted:
+        raise UnreadableFile(
+            path,
+            found=f"{found} bytes{' (compressed)' if packed else ''} in {file.name} where the header says {wanted}",
+            expected="all of its voxels",
+            do="copy or export the file again",
         )
 
 

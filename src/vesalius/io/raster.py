@@ -33,7 +33,17 @@ _CODESTREAM = b"\xff\x4f\xff\x51"
 _YCC = b"colr\x01\x00\x00\x00\x00\x00\x12"
 _PNG_EXIF = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 _ORIENTATION_TAG = 274
-_TOO_BROKEN = (OSError, SyntaxError, ValueError, TypeError, EOFError, zlib.error, struct.error, IndexError, KeyError)
+_TOO_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    zlib.error,
+    struct.error,
+    LookupError,
+    RuntimeError,
+)
 _ORIENTATIONS = {
     2: "mirrored left to right",
     3: "turned by 180 degrees",

@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vesalius.core.case import Case
 from vesalius.core.geometry import FloatArray, Grid
-from vesalius.core.image import Image, Unit
-from vesalius.core.labels import Labels
 from vesalius.core.randomness import generator
 from vesalius.phantoms.ct import centred_grid
-from vesalius.phantoms.phantom import Array, Phantom, balanced_class, paint, person, smooth_noise
+from vesalius.phantoms.phantom import Array, Phantom, assembled, paint, smooth_noise, subject
 from vesalius.phantoms.solids import Ellipsoid, coverage, points_of
 
 CLASSES = ("normal", "enlarged ventricles")
@@ -75,38 +72,21 @@ def make_brain(
     UsageError
         For an unknown orientation.
     """
-    patient = index // images_per_patient
-    kind = balanced_class(seed, "phantom:brain", patient, 2)
-    facts = person(seed, "phantom:brain", patient)
+    who = subject(seed, "brain", index, CLASSES, images_per_patient=images_per_patient)
     grid = centred_grid(shape, spacing_mm, orientation, tilt_degrees)
     draw = generator(seed, "phantom:brain:image", index)
-    bodies, holes = _head(generator(seed, "phantom:brain:anatomy", patient), draw, CLASSES[kind])
+    bodies, holes = _head(generator(seed, "phantom:brain:anatomy", who.patient), draw, who.label)
     parts = _parts(grid, bodies, holes)
-    signal = np.zeros(shape, dtype=np.float32)
-    for name, part in parts.items():
-        texture = 0.03 * smooth_noise(draw, shape, 2.5)
-        paint(signal, part, _SIGNAL[name] * (1 + texture))
-    pixels = _received(draw, signal, grid, noise, bias)
+    pixels = _received(draw, _painted(draw, parts, shape), grid, noise, bias)
     mask = np.zeros(shape, dtype=np.uint8)
     for name, part in parts.items():
         mask[part >= 0.5] = STRUCTURES.index(name)
-    image = Image(
-        grid=grid,
-        pixels=pixels[None],
-        unit=Unit.INTENSITY,
-        meta={"modality": "MR", "age": facts["age"], "sex": facts["sex"], "body_part": "HEAD"},
-    )
-    case = Case(
-        case_id=f"brain{index:05d}",
-        patient_id=f"B{patient:05d}",
-        images={"image": image},
-        covariates=facts,
-        target=kind,
-    )
-    return Phantom(
-        case=case,
-        label=CLASSES[kind],
-        classes=Labels(CLASSES),
+    meta = {"modality": "MR", "body_part": "HEAD"}
+    return assembled(
+        who,
+        grid,
+        pixels[None],
+        meta,
         truth=_truth(bodies, holes),
         mask=mask,
         structures=STRUCTURES,
@@ -176,6 +156,14 @@ def _parts(grid: Grid, bodies: dict[str, Ellipsoid], holes: list[Ellipsoid]) -> 
     together = [coverage(grid, hole.inward, points, fine=6) for hole in holes]
     parts["ventricles"] = np.minimum(np.sum(together, axis=0), 1).astype(np.float32)
     return parts
+
+
+def _painted(draw: np.random.Generator, parts: dict[str, Array], shape: tuple[int, ...]) -> Array:
+    """Signal of the tissues with a little texture, mixed by the parts of each voxel."""
+    signal = np.zeros(shape, dtype=np.float32)
+    for name, part in parts.items():
+        paint(signal, part, _SIGNAL[name] * (1 + 0.03 * smooth_noise(draw, shape, 2.5)))
+    return signal
 
 
 def _received(draw: np.random.Generator, signal: Array, grid: Grid, noise: float, bias: float) -> NDArray[np.uint16]:

@@ -12,13 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vesalius.core.case import Case
 from vesalius.core.errors import UsageError
 from vesalius.core.geometry import Grid
-from vesalius.core.image import Image, Unit
-from vesalius.core.labels import Labels
 from vesalius.core.randomness import generator
-from vesalius.phantoms.phantom import Array, Phantom, balanced_class, blur, person, smooth_noise, soft_step
+from vesalius.phantoms.phantom import Array, Phantom, assembled, blur, smooth_noise, soft_step, subject
 
 CLASSES = {2: ("normal", "opacity"), 3: ("normal", "opacity", "nodule")}
 STRUCTURES = ("background", "right lung", "left lung", "heart")
@@ -64,50 +61,36 @@ def make_chest(
         `mask` holds `STRUCTURES`, ``layers["finding"]`` the visible part of findings (bool), `boxes` their extents;
         `truth` has ``findings`` (centre and radii in pixels, contrast) and ``lung_area_px``.
     """
-    if classes not in CLASSES:
-        raise UsageError(
-            f"chest films have {' or '.join(map(str, CLASSES))} classes, got {classes}; choose one of them"
-        )
-    names = CLASSES[classes]
-    patient = index // images_per_patient
-    kind = balanced_class(seed, "phantom:chest", patient, classes)
-    facts = person(seed, "phantom:chest", patient)
-    body = _anatomy(seed, patient, facts)
+    who = subject(seed, "chest", index, _class_names(classes), images_per_patient=images_per_patient)
+    body = _anatomy(seed, who.patient, who.facts)
     draw = generator(seed, "phantom:chest:image", index)
     u, v = _frame(draw, size, body)
     film, lungs, heart = _attenuation(draw, u, v, body)
-    finding, findings = _findings(draw, u, v, lungs, label=names[kind], severity=severity)
-    film = film + finding
-    pixels = _exposed(draw, film, facts["site"], size, bits)
+    finding, findings = _findings(draw, u, v, lungs, label=who.label, severity=severity)
+    pixels = _exposed(draw, film + finding, who.facts["site"], size, bits)
     mask = np.where(lungs[0] > 0.5, 1, np.where(lungs[1] > 0.5, 2, np.where(heart > 0.5, 3, 0))).astype(np.uint8)
     seen = finding > 0.5 * finding.max() if findings else np.zeros((size, size), dtype=bool)
     boxes = _boxes(findings, size)
-    step = _FIELD_MM / size
-    image = Image(
-        grid=Grid((size, size), spacing=(step, step)),
-        pixels=pixels[None],
-        unit=Unit.INTENSITY,
-        meta={"modality": "DX", "bits_stored": bits, "body_part": "CHEST", "age": facts["age"], "sex": facts["sex"]},
-    )
-    case = Case(
-        case_id=f"chest{index:05d}",
-        patient_id=f"P{patient:05d}",
-        images={"image": image},
-        covariates=facts,
-        target=kind,
-    )
     truth = {"findings": findings, "lung_area_px": int((mask == 1).sum() + (mask == 2).sum())}
-    return Phantom(
-        case=case,
-        label=names[kind],
-        classes=Labels(names),
+    meta = {"modality": "DX", "bits_stored": bits, "body_part": "CHEST"}
+    return assembled(
+        who,
+        Grid((size, size), spacing=(_FIELD_MM / size,) * 2),
+        pixels[None],
+        meta,
         truth=truth,
         mask=mask,
         structures=STRUCTURES,
         boxes=boxes,
-        box_names=(names[kind],) * len(boxes),
+        box_names=(who.label,) * len(boxes),
         layers={"finding": seen},
     )
+
+
+def _class_names(classes: int) -> tuple[str, ...]:
+    if classes not in CLASSES:
+        raise UsageError(f"chest films have {' or '.join(map(str, CLASSES))} classes, got {classes}; choose one")
+    return CLASSES[classes]
 
 
 def _anatomy(seed: int, patient: int, facts: dict[str, Any]) -> dict[str, float]:
@@ -263,7 +246,7 @@ def _findings(
         row, column = int(rows[pick]), int(columns[pick])
         x, y = u - u[row, column], v - v[row, column]
         # Contrast over a wide range: faint findings keep the task from being solved perfectly.
-        contrast = float(severity * np.exp(draw.normal(-0.8 if label == "opacity" else -0.6, 0.3)))
+        contrast = float(severity * np.exp(draw.normal(-0.9 if label == "opacity" else -0.7, 0.3)))
         radius = float(draw.uniform(0.065, 0.10)) if label == "nodule" else float(draw.uniform(0.15, 0.28))
         stretch = 1.0 if label == "nodule" else float(np.exp(draw.normal(0, 0.25)))
         reach = np.sqrt((x * stretch) ** 2 + (y / stretch) ** 2) / radius

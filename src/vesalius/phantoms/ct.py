@@ -9,23 +9,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vesalius.core.case import Case
 from vesalius.core.errors import UsageError
 from vesalius.core.geometry import FloatArray, Grid, affine_from_axes
-from vesalius.core.image import Image, Unit
-from vesalius.core.labels import Labels
+from vesalius.core.image import Unit
 from vesalius.core.randomness import generator
 from vesalius.phantoms.phantom import (
     Array,
     Phantom,
-    balanced_class,
+    assembled,
     blur,
     boxes_of,
     ellipsoid_depth,
     paint,
-    person,
     smooth_noise,
     soft_step,
+    subject,
 )
 from vesalius.phantoms.shapes import Star, fraction_inside
 
@@ -78,39 +76,24 @@ def make_ct(
     if question not in QUESTIONS:
         raise UsageError(f"question {question!r} is unknown; choose one of {', '.join(QUESTIONS)}")
     names = QUESTIONS[question]
-    kind = balanced_class(seed, f"phantom:ct:{question}", index, 2)
-    facts = person(seed, "phantom:ct", index)
+    who = subject(seed, "ct", index, names, question=f":{question}")
     draw = generator(seed, "phantom:ct", index)
     grid = centred_grid(shape, spacing_mm, orientation, tilt_degrees)
     points = coordinates(grid)
     edge = float(np.mean(spacing_mm))
     hu, mask = _chest(draw, points, edge, shape, spacing_mm)
-    stars = _nodules(draw, grid, names[kind], question)
-    fraction = np.zeros(shape, dtype=np.float32)
-    for star, density in stars:
-        own = fraction_inside(grid, star)
-        paint(hu, own, density + 15 * smooth_noise(draw, shape, 2.0))
-        fraction = np.maximum(fraction, own)
+    stars = _nodules(draw, grid, who.label, question)
+    fraction, boxes = _filled(draw, hu, grid, stars)
     mask[fraction >= 0.5] = STRUCTURES.index("nodule")
     noise = blur(draw.standard_normal(shape, dtype=np.float32) * np.float32(noise_hu), 0.5)
     pixels = np.clip(np.rint(hu + noise), -1024, 3071).astype(np.int16)
-    image = Image(
-        grid=grid,
-        pixels=pixels[None],
-        unit=Unit.HU,
-        meta={"modality": "CT", "age": facts["age"], "sex": facts["sex"], "body_part": "CHEST"},
-    )
-    case = Case(
-        case_id=f"ct{index:05d}", patient_id=f"C{index:05d}", images={"image": image}, covariates=facts, target=kind
-    )
     truth = {"nodules": [{**star.describe(), "hu": density} for star, density in stars]}
-    boxes = np.concatenate(
-        [np.zeros((0, 6)), *(boxes_of((fraction_inside(grid, one) > 0).astype(np.uint8), 1) for one, _ in stars)]
-    )
-    return Phantom(
-        case=case,
-        label=names[kind],
-        classes=Labels(names),
+    meta = {"unit": Unit.HU, "modality": "CT", "body_part": "CHEST"}
+    return assembled(
+        who,
+        grid,
+        pixels[None],
+        meta,
         truth=truth,
         mask=mask,
         structures=STRUCTURES,
@@ -118,6 +101,20 @@ def make_ct(
         box_names=("nodule",) * len(boxes),
         layers={"fraction": fraction},
     )
+
+
+def _filled(
+    draw: np.random.Generator, hu: Array, grid: Grid, stars: list[tuple[Star, float]]
+) -> tuple[Array, NDArray[np.float64]]:
+    """Paint nodules into `hu`; the part of each voxel that is nodule, and boxes ``(N, 6)`` of the voxels they touch."""
+    fraction = np.zeros(grid.shape, dtype=np.float32)
+    boxes = [np.zeros((0, 6))]
+    for star, density in stars:
+        own = fraction_inside(grid, star)
+        paint(hu, own, density + 15 * smooth_noise(draw, grid.shape, 2.0))
+        fraction = np.maximum(fraction, own)
+        boxes.append(boxes_of((own > 0).astype(np.uint8), 1))
+    return fraction, np.concatenate(boxes)
 
 
 def centred_grid(

@@ -69,22 +69,24 @@ def write_tree(
     """
     if layout not in LAYOUTS:
         raise UsageError(f"layout {layout!r} is not written; choose one of {', '.join(LAYOUTS)}")
-    if (dicomdir or labelled_by != "folders") and layout != "dicom":
-        raise UsageError(f"layout {layout} has no dicomdir and no labelled_by; these belong to dicom")
-    if instances and layout != "paired-folders":
-        raise UsageError(f"layout {layout} has no instances; this belongs to paired-folders")
+    _refuse_strange_options(layout, labelled_by=labelled_by, dicomdir=dicomdir, instances=instances)
     shares = tuple(splits) if splits is not None else _MEDMNIST_SHARES if layout == "medmnist" else None
     cohort = Cohort(kind, cases, seed, shares, options, progress or Silent())
     # Wrong names and options are refused before anything is written.
     cohort.check()
+    if instances and "instances" not in cohort.first.layers:
+        raise UsageError(f"phantom {kind} has no map of instances; use smear")
     folder = new_folder(folder, over=over)
-    if layout == "dicom":
-        write_dicom(cohort, folder, labelled_by=labelled_by, dicomdir=dicomdir)
-        return folder
-    if layout == "paired-folders":
-        _paired_folders(cohort, folder, instances=instances)
-        return folder
-    return LAYOUTS[layout](cohort, folder) or folder
+    further = {"dicom": {"labelled_by": labelled_by, "dicomdir": dicomdir}, "paired-folders": {"instances": instances}}
+    return LAYOUTS[layout](cohort, folder, **further.get(layout, {})) or folder
+
+
+def _refuse_strange_options(layout: str, *, labelled_by: str, dicomdir: bool, instances: bool) -> None:
+    """Options that belong to one layout are refused for the others."""
+    if (dicomdir or labelled_by != "folders") and layout != "dicom":
+        raise UsageError(f"layout {layout} has no dicomdir and no labelled_by; these belong to dicom")
+    if instances and layout != "paired-folders":
+        raise UsageError(f"layout {layout} has no instances; this belongs to paired-folders")
 
 
 def _class_folders(cohort: Cohort, folder: Path) -> None:
@@ -131,7 +133,7 @@ def _paired_folders(cohort: Cohort, folder: Path, *, instances: bool = False) ->
         write_mask(phantom, folder / "labels" / split, phantom.case.case_id, instances=instances)
 
 
-LAYOUTS: Mapping[str, Callable[[Cohort, Path], Path | None]] = {
+LAYOUTS: Mapping[str, Callable[..., Path | None]] = {
     "class-folders": _class_folders,
     "csv": _csv,
     "medmnist": _medmnist,

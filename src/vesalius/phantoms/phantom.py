@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from vesalius.core.case import Case
+from vesalius.core.geometry import Grid
+from vesalius.core.image import Image, Unit
 from vesalius.core.labels import Labels
 from vesalius.core.randomness import generator
 
@@ -49,6 +51,56 @@ class Phantom:
     boxes: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
     box_names: tuple[str, ...] = ()
     layers: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whose picture is made: case `index` of the kind `name`, the patient, and which of `names` he has."""
+
+    name: str
+    index: int
+    patient: int
+    patient_id: str
+    facts: dict[str, Any]
+    names: tuple[str, ...]
+    kind: int
+
+    @property
+    def label(self) -> str:
+        """Name of the class."""
+        return self.names[self.kind]
+
+
+def subject(
+    seed: int, name: str, index: int, names: tuple[str, ...], *, question: str = "", images_per_patient: int = 1
+) -> Subject:
+    """The subject of case `index`; `question` keeps the classes of several questions about one kind apart."""
+    patient = index // images_per_patient
+    kind = balanced_class(seed, f"phantom:{name}{question}", patient, len(names))
+    return Subject(name, index, patient, f"P{patient:05d}", person(seed, f"phantom:{name}", patient), names, kind)
+
+
+def assembled(who: Subject, grid: Grid, pixels: NDArray[Any], meta: Mapping[str, Any], **rest: Any) -> Phantom:
+    """The phantom of a subject.
+
+    Parameters
+    ----------
+    pixels
+        ``(C, [Z,] Y, X)`` on `grid`.
+    meta
+        Of the image, with ``unit`` unless that is plain intensity; age and sex are added.
+    rest
+        Truth, mask and the other fields of `Phantom`.
+    """
+    facts = {"age": who.facts["age"], "sex": who.facts["sex"]}
+    told = {key: value for key, value in meta.items() if key != "unit"}
+    unit = meta.get("unit", Unit.INTENSITY)
+    channels = ("red", "green", "blue") if unit is Unit.RED_GREEN_BLUE else ()
+    image = Image(grid=grid, pixels=pixels, unit=unit, channels=channels, meta={**told, **facts})
+    case = Case(
+        f"{who.name}{who.index:05d}", who.patient_id, images={"image": image}, covariates=who.facts, target=who.kind
+    )
+    return Phantom(case=case, label=who.label, classes=Labels(who.names), **rest)
 
 
 def balanced_class(seed: int, purpose: str, patient: int, count: int) -> int:

@@ -12,13 +12,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vesalius.core.case import Case
 from vesalius.core.errors import UsageError
 from vesalius.core.geometry import Grid
-from vesalius.core.image import Image, Unit
-from vesalius.core.labels import Labels
+from vesalius.core.image import Unit
 from vesalius.core.randomness import generator
-from vesalius.phantoms.phantom import Array, Phantom, balanced_class, blur, boxes_of, person, smooth_noise, soft_step
+from vesalius.phantoms.phantom import (
+    Array,
+    Phantom,
+    assembled,
+    blur,
+    boxes_of,
+    smooth_noise,
+    soft_step,
+    subject,
+)
 
 CLASSES = ("normal", "leukocytosis")
 KINDS = ("RBC", "WBC", "Platelets")
@@ -80,27 +87,16 @@ def make_smear(*, seed: int, index: int, size: int = 192, cells: int = 45) -> Ph
     """
     if size < _SMALLEST:
         raise UsageError(f"a blood smear needs at least {_SMALLEST} pixels a side, got {size}")
-    kind = balanced_class(seed, "phantom:smear", index, 2)
-    facts = person(seed, "phantom:smear", index)
+    who = subject(seed, "smear", index, CLASSES)
     draw = generator(seed, "phantom:smear", index)
     unit = float(draw.normal(1.0, 0.05)) * size / 17.0
-    placed = _placed(draw, size, unit, kind, cells)
+    placed = _placed(draw, size, unit, who.kind, cells)
     mask = np.zeros((size, size), dtype=np.uint16)
     absorbed = np.zeros((3, size, size), dtype=np.float32)
     for number, cell in enumerate(placed, start=1):
         _draw_cell(draw, cell, absorbed, mask, number)
     kinds = np.array([0, *(STRUCTURES.index(cell.kind) for cell in placed)], dtype=np.uint8)
     pixels = _photographed(draw, absorbed)
-    image = Image(
-        grid=Grid((size, size)),
-        pixels=pixels,
-        unit=Unit.RED_GREEN_BLUE,
-        channels=("red", "green", "blue"),
-        meta={"modality": "SM"},
-    )
-    case = Case(
-        case_id=f"smear{index:05d}", patient_id=f"S{index:05d}", images={"image": image}, covariates=facts, target=kind
-    )
     truth: dict[str, Any] = {
         "cells": [
             {"kind": c.kind, "centre_px": c.centre, "axes_px": c.axes, "angle": c.angle, "area_px": c.area_px}
@@ -108,10 +104,12 @@ def make_smear(*, seed: int, index: int, size: int = 192, cells: int = 45) -> Ph
         ],
         "counts": {name: sum(cell.kind == name for cell in placed) for name in KINDS},
     }
-    return Phantom(
-        case=case,
-        label=CLASSES[kind],
-        classes=Labels(CLASSES),
+    meta = {"unit": Unit.RED_GREEN_BLUE, "modality": "SM"}
+    return assembled(
+        who,
+        Grid((size, size)),
+        pixels,
+        meta,
         truth=truth,
         mask=kinds[mask],
         structures=STRUCTURES,

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from vesalius.core.case import Case
 from vesalius.core.errors import UsageError
 from vesalius.core.geometry import FloatArray, Grid
-from vesalius.core.image import Image, Unit
-from vesalius.core.labels import Labels
 from vesalius.core.randomness import generator
 from vesalius.phantoms.ct import centred_grid
-from vesalius.phantoms.phantom import Phantom, balanced_class, boxes_of, person, smooth_noise
+from vesalius.phantoms.phantom import Phantom, assembled, boxes_of, smooth_noise, subject
 from vesalius.phantoms.solids import Level, coverage, points_of
 
 CLASSES = ("ball", "block", "ring")
@@ -48,28 +45,25 @@ def make_solid(
     """
     if classes not in (2, 3) or size < 16:
         raise UsageError(f"solids have 2 or 3 classes and at least 16 voxels a side, got {classes} and {size}")
-    kind = balanced_class(seed, "phantom:solid", index, classes)
-    facts = person(seed, "phantom:solid", index)
+    who = subject(seed, "solid", index, CLASSES[:classes])
     draw = generator(seed, "phantom:solid", index)
     grid: Grid = centred_grid((size,) * 3, (spacing_mm,) * 3)
     # A ring of this volume is as wide as two thirds of the field.
     volume = (size * spacing_mm) ** 3 * float(draw.uniform(0.022, 0.05))
     centre = draw.uniform(-0.09, 0.09, 3) * size * spacing_mm
     turn, _ = np.linalg.qr(draw.standard_normal((3, 3)))
-    part = coverage(grid, _body(CLASSES[kind], volume, centre, turn), points_of(grid))
+    part = coverage(grid, _body(who.label, volume, centre, turn), points_of(grid))
     ground = 90 + 14 * smooth_noise(draw, part.shape, size / 3) + draw.normal(0, 12)
     values = ground + draw.uniform(60, 110) * part + noise * draw.standard_normal(part.shape)
     pixels = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    image = Image(grid=grid, pixels=pixels[None], unit=Unit.INTENSITY, meta={"modality": "OT"})
-    case = Case(
-        case_id=f"solid{index:05d}", patient_id=f"O{index:05d}", images={"image": image}, covariates=facts, target=kind
-    )
     mask = (part >= 0.5).astype(np.uint8)
-    return Phantom(
-        case=case,
-        label=CLASSES[kind],
-        classes=Labels(CLASSES[:classes]),
-        truth={"centre_mm": tuple(centre.tolist()), "volume_ml": volume / 1000},
+    truth = {"centre_mm": tuple(centre.tolist()), "volume_ml": volume / 1000}
+    return assembled(
+        who,
+        grid,
+        pixels[None],
+        {"modality": "OT"},
+        truth=truth,
         mask=mask,
         structures=STRUCTURES,
         boxes=boxes_of(mask, 1),

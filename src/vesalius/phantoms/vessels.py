@@ -13,13 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from vesalius.core.case import Case
 from vesalius.core.errors import UsageError
 from vesalius.core.geometry import FloatArray, Grid, affine_from_axes
-from vesalius.core.image import Image, Unit
-from vesalius.core.labels import Labels
 from vesalius.core.randomness import generator
-from vesalius.phantoms.phantom import Array, Phantom, balanced_class, blur, boxes_of, person, smooth_noise, soft_step
+from vesalius.phantoms.phantom import (
+    Array,
+    Phantom,
+    assembled,
+    blur,
+    boxes_of,
+    smooth_noise,
+    soft_step,
+    subject,
+)
 
 CLASSES = ("normal", "narrowed")
 STRUCTURES = ("background", "vessel")
@@ -69,34 +75,22 @@ def make_vessels(
         raise UsageError(
             f"vessels have 2 or 3 dimensions and at least {_SMALLEST} pixels a side, got {dims} and {size}"
         )
-    kind = balanced_class(seed, f"phantom:vessels{dims}", index, 2)
-    facts = person(seed, "phantom:vessels", index)
+    who = subject(seed, "vessels", index, CLASSES, question=str(dims))
     draw = generator(seed, f"phantom:vessels{dims}", index)
     shape = (size,) * dims
     tree = _grow(draw, shape, generations)
-    narrowing = _narrowing(draw, tree) if kind == 1 else None
+    narrowing = _narrowing(draw, tree) if who.kind == 1 else None
     cover = _rendered(tree, shape, narrowing)
     pixels = _fundus(draw, cover) if dims == 2 else _angiogram(draw, cover)
-    image = Image(
-        grid=_grid(shape, spacing_mm),
-        pixels=pixels[None],
-        unit=Unit.INTENSITY,
-        meta={"modality": "OP" if dims == 2 else "MR", "age": facts["age"], "sex": facts["sex"]},
-    )
-    case = Case(
-        case_id=f"vessels{index:05d}",
-        patient_id=f"V{index:05d}",
-        images={"image": image},
-        covariates=facts,
-        target=kind,
-    )
     # Between two daughters a single pixel may be walled in; filling it keeps the mask a tree, like the graph.
     mask = ndimage.binary_fill_holes(cover >= 0.5).astype(np.uint8)
     boxes = boxes_of(mask, 1)
-    return Phantom(
-        case=case,
-        label=CLASSES[kind],
-        classes=Labels(CLASSES),
+    meta = {"modality": "OP" if dims == 2 else "MR"}
+    return assembled(
+        who,
+        _grid(shape, spacing_mm),
+        pixels[None],
+        meta,
         truth=_truth(tree, spacing_mm, narrowing),
         mask=mask,
         structures=STRUCTURES,

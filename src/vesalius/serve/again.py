@@ -172,16 +172,28 @@ def external(
 def _seen_in_training(
     kept: Manifest, known: RunFolder, store: Store, ok: NDArray[np.bool_], notes: list[str]
 ) -> dict[str, Any]:
-    """Patients of the external data that also stand in the run's own cohort, where both know patients."""
-    del store, ok
-    if not known.cohort.exists() or kept.patient_source == "none":
-        return {}
-    own = Manifest.from_parquet(known.cohort)
-    shared = set(own.cases.loc[own.cases["split"] != "test", "patient_id"]) & set(kept.cases["patient_id"])
-    if shared and own.patient_source != "none":
-        notes.append(
-            f"{len(shared)} patient ids also stand in the training data of this model (first: {sorted(shared)[0]}); "
-            "if they are the same people, this is no external validation"
-        )
-        return {"patients_shared": len(shared)}
-    return {"patients_shared": 0}
+    """Patients and images of the other data that the model was trained or validated on."""
+    found: dict[str, Any] = {}
+    if known.cohort.exists():
+        own = Manifest.from_parquet(known.cohort)
+        if "none" not in (own.patient_source, kept.patient_source):
+            used = own.cases["split"].isin(["train", "val"])
+            shared = set(own.cases.loc[used, "patient_id"]) & set(kept.cases["patient_id"])
+            found["patients_shared"] = len(shared)
+            if shared:
+                notes.append(
+                    f"{len(shared)} patient ids also stand in the training data of this model (first: "
+                    f"{sorted(shared)[0]}); if they are the same people, this is no external validation"
+                )
+    if known.seen.exists():
+        seen = {tuple(pair) for pair in np.load(known.seen, allow_pickle=False).tolist()}
+        here = store.signatures().hashes[ok].tolist()
+        copies = sum(tuple(pair) in seen for pair in here)
+        found["exact_duplicates"] = copies
+        if copies:
+            found["allowed"] = True
+            notes.append(
+                f"{copies} of {len(here)} images are the very images this model was trained or validated on; "
+                "these numbers do not say how it does on new patients"
+            )
+    return found

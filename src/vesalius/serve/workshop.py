@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vesalius.core.environment import cache_folder, process_rank
-from vesalius.core.files import write_json
+from vesalius.core.files import atomic, write_json
 from vesalius.core.plan import Plan
 from vesalius.core.progress import Progress
 from vesalius.core.provenance import provenance
@@ -77,6 +79,9 @@ class Workshop:
             progress.say(note)
         if process_rank()[0] == 0:
             cohort.manifest.to_parquet(folder.cohort)
+            used = cohort.frame["split"].isin(["train", "val"]).to_numpy()
+            with atomic(folder.seen) as file:
+                np.save(file, store.signatures().hashes[cohort.rows[used]])
         return cls(folder, cohort, store, plan, Classify(cohort.labels, plan.section("loss")), request)
 
     def train(self, start: float, progress: Progress) -> list[dict[str, Any]]:

@@ -82,6 +82,11 @@ class RunFolder:
         """``metrics.csv``: the training curves."""
         return self.root / "metrics.csv"
 
+    @property
+    def seen(self) -> Path:
+        """``seen.npy``: hashes of the images that training and validation used, to recognise them in other data."""
+        return self.root / "seen.npy"
+
     def checkpoints(self, member: int) -> Path:
         """Where one member keeps its checkpoints and the journal of its course."""
         return self.root / "checkpoints" / f"member-{member}"
@@ -113,7 +118,7 @@ class RunFolder:
 
         for name in ("bundle", "report", "checkpoints", "events"):
             shutil.rmtree(self.root / name, ignore_errors=True)
-        for path in (self.plan, self.cohort, self.request, self.cases, self.provenance, self.metrics):
+        for path in (self.plan, self.cohort, self.request, self.cases, self.provenance, self.metrics, self.seen):
             path.unlink(missing_ok=True)
 
 
