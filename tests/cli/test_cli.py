@@ -17,8 +17,20 @@ from PIL import Image, ImageFilter
 from vesalius.cli.main import main
 
 SIDE = 96
-QUICK = ["--device", "cpu", "--set", "optim.max_steps=4", "--set", "model.width=4", "--set", "optim.batch_size=8",
-         "--set", "preprocess.size=[24,24]", "--set", "validate.every=2"]
+QUICK = [
+    "--device",
+    "cpu",
+    "--set",
+    "optim.max_steps=4",
+    "--set",
+    "model.width=4",
+    "--set",
+    "optim.batch_size=8",
+    "--set",
+    "preprocess.size=[24,24]",
+    "--set",
+    "validate.every=2",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +55,9 @@ def vesalius(capfd):
 def texture(seed):
     """A smooth random picture: different from every other, and recognisable when saved again."""
     draw = np.random.default_rng(seed)
-    coarse = Image.fromarray(draw.integers(0, 256, (24, 24), dtype=np.uint8)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    coarse = Image.fromarray(draw.integers(0, 256, (24, 24), dtype=np.uint8)).resize(
+        (SIDE, SIDE), Image.Resampling.BICUBIC
+    )
     return coarse.filter(ImageFilter.GaussianBlur(1))
 
 
@@ -107,7 +121,9 @@ WRONG = [
 
 @pytest.mark.parametrize(("words", "parts"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
 def test_a_wrong_word(words, parts):
-    done = subprocess.run([sys.executable, "-m", "vesalius.cli.main", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "vesalius.cli.main", *words], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2
     assert done.stdout == ""
     line = one_line(done.stderr)
@@ -222,7 +238,7 @@ def test_a_picture_saved_again_in_another_split(vesalius, tmp_path):
     line = one_line(err)
     assert "p00" in line
     assert "again" in line
-    code, out, err = vesalius("train", data, "--out", "r2", "--allow-leakage", "--json", *QUICK)
+    code, _, err = vesalius("train", data, "--out", "r2", "--allow-leakage", "--json", *QUICK)
     assert code == 0, err
     metrics = json.loads((tmp_path / "r2" / "report" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["leakage"]["allowed"] is True
@@ -230,7 +246,10 @@ def test_a_picture_saved_again_in_another_split(vesalius, tmp_path):
     assert metrics["leakage"]["patients_shared"] == 0
     page = (tmp_path / "r2" / "report" / "index.html").read_text(encoding="utf-8").lower()
     assert "leak" in page
-    assert json.loads((tmp_path / "r2" / "bundle" / "bundle.json").read_text(encoding="utf-8"))["facts"]["leakage_allowed"] is True
+    assert (
+        json.loads((tmp_path / "r2" / "bundle" / "bundle.json").read_text(encoding="utf-8"))["facts"]["leakage_allowed"]
+        is True
+    )
 
 
 def only_json(out):
@@ -260,7 +279,15 @@ def test_the_whole_journey(vesalius, tmp_path):
     assert report["leakage"]["patients_shared"] == report["leakage"]["near_duplicates"] == 0
     assert report["leakage"]["allowed"] is False
     assert sum(1 for line in err.splitlines() if "p007.png" in line or "cannot be read" in line) >= 1
-    for name in ("plan.yaml", "cohort.parquet", "metrics.csv", "cases.parquet", "provenance.json", "report/index.html", "bundle/card.md"):
+    for name in (
+        "plan.yaml",
+        "cohort.parquet",
+        "metrics.csv",
+        "cases.parquet",
+        "provenance.json",
+        "report/index.html",
+        "bundle/card.md",
+    ):
         assert (tmp_path / "r" / name).is_file(), name
     predict_from(vesalius, tmp_path)
     evaluate_again(vesalius, tmp_path, report)
@@ -276,7 +303,9 @@ def predict_from(vesalius, tmp_path):
     assert all(sum(entry["probabilities"].values()) == pytest.approx(1) for entry in found["predictions"])
     code, out, _ = vesalius("predict", "r/bundle", *pictures, "--out", "p", "--json", "--device", "cpu")
     assert (only_json(out)["written"], only_json(out)["skipped"], code) == (0, 2, 0)
-    code, out, err = vesalius("predict", "r", *pictures, tmp_path / "data" / "dark" / "p007.png", "--out", "p", "--json", "--device", "cpu")
+    code, out, err = vesalius(
+        "predict", "r", *pictures, tmp_path / "data" / "dark" / "p007.png", "--out", "p", "--json", "--device", "cpu"
+    )
     assert code == 3
     assert "p007" in one_line(err)
     assert list(only_json(out)["failed"]) == ["p007"]
@@ -311,8 +340,12 @@ def replaced(vesalius, tmp_path, data):
 
 
 def test_a_traceback_is_shown_when_asked_for(tmp_path):
-    done = subprocess.run([sys.executable, "-m", "vesalius.cli.main", "train", "x", "--out", "r", "--budgt", "1", "-v"],
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "vesalius.cli.main", "train", "x", "--out", "r", "--budgt", "1", "-v"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "Traceback" in done.stderr
     assert done.returncode != 0
 
@@ -331,8 +364,15 @@ def test_a_defect_is_one_line_too(vesalius, monkeypatch):
     assert "-v" in err
 
 
-@pytest.mark.parametrize(("error", "code"), [(MemoryError(), 5), (OSError(28, "No space left on device", "f"), 5),
-                                             (PermissionError(13, "Permission denied", "f"), 3), (KeyboardInterrupt(), 130)])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (MemoryError(), 5),
+        (OSError(28, "No space left on device", "f"), 5),
+        (PermissionError(13, "Permission denied", "f"), 3),
+        (KeyboardInterrupt(), 130),
+    ],
+)
 def test_trouble_of_the_machine_has_its_code(vesalius, monkeypatch, error, code):
     from vesalius.cli import verbs
 

@@ -17,8 +17,12 @@ from vesalius.core.randomness import generator, key
 
 
 def test_labels_survive_json():
-    labels = Labels(("normal", "nodule"), positive=1, colours=("#000000", "#ff0000"),
-                    concepts=(None, Concept("39607008", "SCT", "Lung")))
+    labels = Labels(
+        ("normal", "nodule"),
+        positive=1,
+        colours=("#000000", "#ff0000"),
+        concepts=(None, Concept("39607008", "SCT", "Lung")),
+    )
     assert Labels.from_json(json.loads(json.dumps(labels.to_json()))) == labels
     many = Labels(("a", "b", "c"), multilabel=True)
     assert Labels.from_json(json.loads(json.dumps(many.to_json()))) == many
@@ -35,8 +39,16 @@ def test_binary_means_two_exclusive_classes():
 
 @pytest.mark.parametrize(
     "options",
-    [{"names": ("a",)}, {"names": ()}, {"names": ("a", "a")}, {"names": ("a", "b"), "positive": 2}, {"names": ("a", "b"), "positive": -1},
-     {"names": ("a", "b"), "colours": ("#fff",)}, {"names": ("a", "b"), "concepts": (None,)}, {"names": (), "multilabel": True}],
+    [
+        {"names": ("a",)},
+        {"names": ()},
+        {"names": ("a", "a")},
+        {"names": ("a", "b"), "positive": 2},
+        {"names": ("a", "b"), "positive": -1},
+        {"names": ("a", "b"), "colours": ("#fff",)},
+        {"names": ("a", "b"), "concepts": (None,)},
+        {"names": (), "multilabel": True},
+    ],
 )
 def test_labels_that_cannot_be_are_refused(options):
     with pytest.raises(ValueError, match="class"):
@@ -62,7 +74,13 @@ def test_the_class_that_is_said():
 
 def test_scores_as_json():
     data = json.loads(json.dumps(scores([0.25, 0.75], spread=0.125).to_json()))
-    assert data == {"case_id": "case", "kind": "class_scores", "probabilities": {"a": 0.25, "b": 0.75}, "class": "b", "spread": 0.125}
+    assert data == {
+        "case_id": "case",
+        "kind": "class_scores",
+        "probabilities": {"a": 0.25, "b": 0.75},
+        "class": "b",
+        "spread": 0.125,
+    }
     several = scores([0.5, 0.4, 0.9], labels=Labels(("a", "b", "c"), multilabel=True)).to_json()
     assert several["classes"] == ["a", "c"]
     assert "class" not in several
@@ -94,13 +112,29 @@ def test_a_clip_reads_frame_by_frame():
     assert np.array_equal(np.stack(list(clip)), frames)
 
 
-CODES = {"VesaliusError": 1, "UsageError": 2, "PlanError": 2, "MissingExtra": 2, "DataError": 3, "FileError": 3, "UnreadableFile": 3,
-         "GeometryError": 3, "LimitError": 3, "LeakageError": 4, "ResourceError": 5, "AcceptanceError": 6, "Interrupted": 130}
+CODES = {
+    "VesaliusError": 1,
+    "UsageError": 2,
+    "PlanError": 2,
+    "MissingExtra": 2,
+    "DataError": 3,
+    "FileError": 3,
+    "UnreadableFile": 3,
+    "GeometryError": 3,
+    "LimitError": 3,
+    "LeakageError": 4,
+    "ResourceError": 5,
+    "AcceptanceError": 6,
+    "Interrupted": 130,
+}
 
 
 def test_every_error_has_its_exit_code():
-    found = {name: kind.exit_code for name, kind in vars(errors).items()
-             if isinstance(kind, type) and issubclass(kind, errors.VesaliusError)}
+    found = {
+        name: kind.exit_code
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.VesaliusError)
+    }
     assert found == CODES
 
 
@@ -116,13 +150,25 @@ def test_errors_pass_between_processes(name):
     assert type(again) is kind
     assert str(again) == str(error)
     if issubclass(kind, errors.FileError):
-        assert (again.path, again.found, again.expected, again.do) == (error.path, error.found, error.expected, error.do)
+        assert (again.path, again.found, again.expected, again.do) == (
+            error.path,
+            error.found,
+            error.expected,
+            error.do,
+        )
 
 
 def test_randomness_is_a_function_of_its_arguments():
     one = generator(3, "augment", 7, 1).random(5)
     assert np.array_equal(one, generator(3, "augment", 7, 1).random(5))
-    others = [(4, "augment", 7, 1), (3, "order", 7, 1), (3, "augment", 8, 1), (3, "augment", 7), (3, "augment", 71), (3, "augment", 1, 7)]
+    others = [
+        (4, "augment", 7, 1),
+        (3, "order", 7, 1),
+        (3, "augment", 8, 1),
+        (3, "augment", 7),
+        (3, "augment", 71),
+        (3, "augment", 1, 7),
+    ]
     assert len({key(3, "augment", 7, 1), *(key(*other) for other in others)}) == 7
     for other in others:
         assert not np.array_equal(one, generator(*other).random(5))
@@ -133,7 +179,9 @@ def test_the_key_is_the_documented_hash():
 
     digest = hashlib.blake2b(b"3\x1faugment\x1f7", digest_size=16).digest()
     assert key(3, "augment", 7) == int.from_bytes(digest, "little")
-    assert generator(3, "augment", 7).random() == np.random.Generator(np.random.Philox(key=key(3, "augment", 7))).random()
+    assert (
+        generator(3, "augment", 7).random() == np.random.Generator(np.random.Philox(key=key(3, "augment", 7))).random()
+    )
 
 
 class Recorder(Silent):
@@ -153,7 +201,9 @@ class Recorder(Silent):
 
 def test_tracked_work_is_reported_after_each_item():
     told = Recorder()
-    seen = [(item, sum(entry[0] == "advance" for entry in told.told)) for item in track("abc", told, "work", unit="letters")]
+    seen = [
+        (item, sum(entry[0] == "advance" for entry in told.told)) for item in track("abc", told, "work", unit="letters")
+    ]
     assert seen == [("a", 0), ("b", 1), ("c", 2)]
     assert told.told == [("start", "work", 3, "letters"), ("advance", 1), ("advance", 1), ("advance", 1), ("stop",)]
     list(track(iter([1]), told, "unknown"))

@@ -10,7 +10,12 @@ from vesalius.core.plan_keys import CONTRADICTIONS, KEYS
 
 @pytest.mark.parametrize(
     ("key", "nearest"),
-    [("model.nam", "model.name"), ("optim.learning_rate", "optim."), ("augment.presets", "augment.preset"), ("optim.LR", "optim.lr")],
+    [
+        ("model.nam", "model.name"),
+        ("optim.learning_rate", "optim."),
+        ("augment.presets", "augment.preset"),
+        ("optim.LR", "optim.lr"),
+    ],
 )
 def test_an_unknown_key_names_the_nearest(key, nearest):
     with pytest.raises(PlanError, match=key) as caught:
@@ -35,6 +40,13 @@ def test_an_unknown_key_names_the_nearest(key, nearest):
         ("optim.channels_last", 1, "true or false"),
         ("preprocess.normalise", "per_image", "a mapping"),
         ("predict.views", "flip", "a list"),
+        ("predict.views", [[3]], "from 0 to 2"),
+        ("preprocess.size", ["a", 5], "a whole number"),
+        ("preprocess.size", [0, 5], "at least 1"),
+        ("loss.class_weights", [1.0, "b"], "a number"),
+        ("optim.step_at", ["late"], "a number"),
+        ("model.depths", [1.5], "a whole number"),
+        ("optim.lr", float("inf"), "a number"),
     ],
 )
 def test_a_wrong_value_says_what_fits(key, value, fits):
@@ -46,8 +58,16 @@ def test_a_wrong_value_says_what_fits(key, value, fits):
 
 @pytest.mark.parametrize(
     ("key", "given", "kept"),
-    [("optim.lr", 1, 1.0), ("optim.batch_size", 16.0, 16), ("model.name", 18, "18"), ("preprocess.size", (3, 4), [3, 4]),
-     ("optim.clip", None, None)],
+    [
+        ("optim.lr", 1, 1.0),
+        ("optim.batch_size", 16.0, 16),
+        ("model.name", 18, "18"),
+        ("preprocess.size", (3, 4), [3, 4]),
+        ("optim.clip", None, None),
+        ("loss.class_weights", (1, 2.5), [1.0, 2.5]),
+        ("predict.views", [[], (1,)], [[], [1]]),
+        ("predict.views", [1], [[1]]),
+    ],
 )
 def test_a_harmless_difference_of_kind_is_converted(key, given, kept):
     plan = Plan("classify")
@@ -63,6 +83,7 @@ CASES = [
     {"preprocess.dims": 3, "preprocess.size": [32, 32]},
     {"preprocess.dims": 2, "preprocess.spacing_mm": [1.0, 1.0, 1.0]},
     {"optim.batch_size": 10, "optim.accumulate": 4},
+    {"preprocess.dims": 2, "predict.views": [[0], [2]]},
     {"split.val": 0.5, "split.test": 0.5},
     {"split.val": 0.0, "validate.patience": 3},
 ]
@@ -120,8 +141,10 @@ def test_the_file_is_plain_yaml_with_value_and_reason(tmp_path):
 
 def test_a_bare_value_is_set_by_the_user(tmp_path):
     path = tmp_path / "plan.yaml"
-    path.write_text("task: classify\nmodel: {name: resnet18}\noptim:\n  lr: {value: 0.5}\n"
-                    "preprocess: {normalise: {kind: none}}\n", encoding="utf-8")
+    path.write_text(
+        "task: classify\nmodel: {name: resnet18}\noptim:\n  lr: {value: 0.5}\npreprocess: {normalise: {kind: none}}\n",
+        encoding="utf-8",
+    )
     plan = Plan.read(path)
     assert (plan["model.name"], plan.because("model.name")) == ("resnet18", "set by the user")
     assert plan["optim.lr"] == 0.5
@@ -164,8 +187,22 @@ def test_yaml_tags_run_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-3", 1e-3), ("1E5", 1e5), (".5e1", 5.0), ("-2e-1", -0.2), ("0.1", 0.1), ("12", 12), ("true", True), ("null", None),
-     ("[1, 2]", [1, 2]), ("{kind: none}", {"kind": "none"}), ("lean", "lean"), ("1 apple", "1 apple"), ("", None), ("[", "[")],
+    [
+        ("1e-3", 1e-3),
+        ("1E5", 1e5),
+        (".5e1", 5.0),
+        ("-2e-1", -0.2),
+        ("0.1", 0.1),
+        ("12", 12),
+        ("true", True),
+        ("null", None),
+        ("[1, 2]", [1, 2]),
+        ("{kind: none}", {"kind": "none"}),
+        ("lean", "lean"),
+        ("1 apple", "1 apple"),
+        ("", None),
+        ("[", "["),
+    ],
 )
 def test_a_typed_value_is_read_as_a_person_means_it(text, value):
     assert read_scalar(text) == value
@@ -173,8 +210,9 @@ def test_a_typed_value_is_read_as_a_person_means_it(text, value):
 
 
 def test_settings_of_a_command_line():
-    assert parse_settings(["model.name=resnet18", " optim.lr = 1e-3", "preprocess.size=[32,32]", "optim.clip=null"]) == {
-        "model.name": "resnet18", "optim.lr": 1e-3, "preprocess.size": [32, 32], "optim.clip": None}
+    assert parse_settings(
+        ["model.name=resnet18", " optim.lr = 1e-3", "preprocess.size=[32,32]", "optim.clip=null"]
+    ) == {"model.name": "resnet18", "optim.lr": 1e-3, "preprocess.size": [32, 32], "optim.clip": None}
     with pytest.raises(PlanError, match="has no value"):
         parse_settings(["model.name"])
     with pytest.raises(PlanError, match="did you mean"):

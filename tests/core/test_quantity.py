@@ -10,8 +10,16 @@ from vesalius.core.quantity import parse_bytes, parse_seconds, show_bytes, show_
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("8G", 8 * 1024**3), ("512MB", 512 * 1024**2), ("1.5 GiB", 3 * 512 * 1024**2), ("10k", 10240), ("7", 7), (7, 7),
-     ("2T", 2 * 1024**4), (" 3g ", 3 * 1024**3)],
+    [
+        ("8G", 8 * 1024**3),
+        ("512MB", 512 * 1024**2),
+        ("1.5 GiB", 3 * 512 * 1024**2),
+        ("10k", 10240),
+        ("7", 7),
+        (7, 7),
+        ("2T", 2 * 1024**4),
+        (" 3g ", 3 * 1024**3),
+    ],
 )
 def test_bytes(text, count):
     assert parse_bytes(text) == count
@@ -25,8 +33,18 @@ def test_wrong_bytes_are_one_line(text):
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90), ("10m", 600), ("1.5h", 5400), ("1h30m", 5400), ("1h 30m", 5400), ("2d", 172800), ("45", 45), (45, 45),
-     (0.5, 0.5), ("10M", 600)],
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("1.5h", 5400),
+        ("1h30m", 5400),
+        ("1h 30m", 5400),
+        ("2d", 172800),
+        ("45", 45),
+        (45, 45),
+        (0.5, 0.5),
+        ("10M", 600),
+    ],
 )
 def test_seconds(text, seconds):
     assert parse_seconds(text) == pytest.approx(seconds)
@@ -46,7 +64,14 @@ def test_hours_minutes_and_seconds_add_up(hours, minutes, seconds):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0 s"), (9.96, "10.0 s"), (42.2, "42 s"), (185, "3 min 05 s"), (7800, "2 h 10 min"), (3599.6, "1 h 00 min")],
+    [
+        (0.04, "0.0 s"),
+        (9.96, "10.0 s"),
+        (42.2, "42 s"),
+        (185, "3 min 05 s"),
+        (7800, "2 h 10 min"),
+        (3599.6, "1 h 00 min"),
+    ],
 )
 def test_seconds_are_shown_as_people_write_them(seconds, text):
     assert show_seconds(seconds) == text
@@ -54,7 +79,14 @@ def test_seconds_are_shown_as_people_write_them(seconds, text):
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(12, "12 B"), (2048, "2 kB"), (1.5 * 1024**2, "1.5 MB"), (8 * 1024**3, "8.0 GB"), (3 * 1024**4, "3.0 TB"), (0, "0 B")],
+    [
+        (12, "12 B"),
+        (2048, "2 kB"),
+        (1.5 * 1024**2, "1.5 MB"),
+        (8 * 1024**3, "8.0 GB"),
+        (3 * 1024**4, "3.0 TB"),
+        (0, "0 B"),
+    ],
 )
 def test_bytes_are_shown(count, text):
     assert show_bytes(count) == text

@@ -27,8 +27,14 @@ def png_folder(root: Path, values: np.ndarray) -> Manifest:
 
 
 def manifest_of(root: Path, paths: list[str]) -> Manifest:
-    frame = pd.DataFrame({"case_id": [f"c{index}" for index in range(len(paths))], "patient_id": "", "path": paths,
-                          "label": ["no" if index % 2 else "yes" for index in range(len(paths))]})
+    frame = pd.DataFrame(
+        {
+            "case_id": [f"c{index}" for index in range(len(paths))],
+            "patient_id": "",
+            "path": paths,
+            "label": ["no" if index % 2 else "yes" for index in range(len(paths))],
+        }
+    )
     return Manifest(root=root, frame=frame, layout="table", task="classify", labels=Labels(("no", "yes")))
 
 

@@ -31,12 +31,16 @@ def decoded(monkeypatch):
     import vesalius.io.open
 
     seen, real = [], vesalius.io.open.open_image
-    monkeypatch.setattr(vesalius.io.open, "open_image", lambda path, **options: (seen.append(Path(path).name), real(path, **options))[1])
+    monkeypatch.setattr(
+        vesalius.io.open, "open_image", lambda path, **options: (seen.append(Path(path).name), real(path, **options))[1]
+    )
     return seen
 
 
 def contents(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def test_the_second_time_there_is_nothing_to_do(cohort, tmp_path, decoded):
@@ -82,7 +86,9 @@ def test_the_key_does_not_depend_on_the_place(cohort, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "broken", [b"", b"not a picture at all", "half"], ids=["empty", "text", "half"],
+    "broken",
+    [b"", b"not a picture at all", "half"],
+    ids=["empty", "text", "half"],
 )
 def test_an_unreadable_file_is_marked_and_the_rest_kept(cohort, tmp_path, broken):
     file = cohort.root / "p005.png"
@@ -150,7 +156,17 @@ def test_items_of_an_array_file(tmp_path, colours):
 
 
 def test_runs_of_items():
-    paths = ["a.npz#x/0", "a.npz#x/1", "a.npz#x/3", "a.npz#y/4", "b.npz#y/5", "c.png", "d.png", "b.npz#y/6", "b.npz#y/7"]
+    paths = [
+        "a.npz#x/0",
+        "a.npz#x/1",
+        "a.npz#x/3",
+        "a.npz#y/4",
+        "b.npz#y/5",
+        "c.png",
+        "d.png",
+        "b.npz#y/6",
+        "b.npz#y/7",
+    ]
     assert runs(paths) == [(0, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 9)]
     assert runs([]) == []
     assert split_item("a#b/c.npz#x/17") == ("a#b/c.npz", "x", 17)
@@ -200,7 +216,9 @@ def other(cohort, cache, when, go):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", [1, 2, 5, COUNT // 4 + 2], ids=["at once", "first chunk", "fourth chunk", "last record"])
+@pytest.mark.parametrize(
+    "when", [1, 2, 5, COUNT // 4 + 2], ids=["at once", "first chunk", "fourth chunk", "last record"]
+)
 def test_a_killed_preparation_goes_on_and_ends_in_the_same_store(cohort, tmp_path, decoded, when):
     go = tmp_path / "go"
     go.touch()
@@ -238,8 +256,10 @@ def test_two_processes_at_once_do_the_work_once(cohort, tmp_path):
 def test_a_lock_is_waited_for_and_then_given_up(tmp_path):
     with exclusive(tmp_path / "lock") as waited:
         assert waited is False
-        with pytest.raises(ResourceError, match="held by another process"), \
-                exclusive(tmp_path / "lock", patience_s=0.05, poll_s=0.01):
+        with (
+            pytest.raises(ResourceError, match="held by another process"),
+            exclusive(tmp_path / "lock", patience_s=0.05, poll_s=0.01),
+        ):
             pytest.fail("two holders of one lock")
     with exclusive(tmp_path / "lock", patience_s=0) as waited:
         assert waited is False

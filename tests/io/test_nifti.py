@@ -389,6 +389,14 @@ def test_every_cut_is_refused(tmp_path, data, suffix):
     assert "\n" not in str(caught.value)
 
 
+def test_the_checksum_of_a_gzip_stream_is_verified(tmp_path):
+    whole = bytearray(write_nifti(Image(Grid((3, 4, 5)), volume()[None]), tmp_path / "w.nii.gz").read_bytes())
+    whole[-8] ^= 1
+    (tmp_path / "a.nii.gz").write_bytes(whole)
+    with pytest.raises(UnreadableFile, match=r"a\.nii\.gz.*CRC"):
+        open_image(tmp_path / "a.nii.gz")
+
+
 @MANY
 @given(st.data())
 def test_damage_inside_a_gzip_stream_is_found(tmp_path, data):

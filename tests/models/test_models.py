@@ -56,7 +56,7 @@ def awake(network):
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for value in network.parameters():
-            value += 0.05 * torch.randn(value.shape, generator=draw)
+            value.add_(0.05 * torch.randn(value.shape, generator=draw))
     return network
 
 
@@ -95,7 +95,11 @@ def test_the_gradient_reaches_every_parameter(name, dims):
     network = awake(make(name, dims)).train()
     loss = nn.functional.cross_entropy(network(images(name, dims, count=4)), torch.tensor([0, 1, 2, 0]))
     loss.backward()
-    silent = [n for n, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all() or not p.grad.abs().max() > 0]
+    silent = [
+        n
+        for n, p in network.named_parameters()
+        if p.grad is None or not torch.isfinite(p.grad).all() or not p.grad.abs().max() > 0
+    ]
     assert silent == []
 
 
@@ -135,7 +139,9 @@ def test_the_same_seed_gives_the_same_weights(name, dims):
 @pytest.mark.parametrize("name", ["lean", "convnet"])
 def test_a_network_is_exported_for_any_batch(name, dims):
     network = awake(make(name, dims)).eval()
-    program = torch.export.export(network, (images(name, dims),), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    program = torch.export.export(
+        network, (images(name, dims),), dynamic_shapes=({0: torch.export.Dim("batch")},)
+    ).module()
     for count in (3, 1, 2):
         batch = images(name, dims)[:count]
         torch.testing.assert_close(program(batch), network(batch), rtol=1e-5, atol=1e-5)
@@ -161,7 +167,11 @@ def test_convnet_is_the_classic_one():
             seen[name] = (part.in_features, part.out_features)
     assert list(seen.values()) == [(256, 120), (120, 84), (84, 10)]
     # conv 1->6 and 6->16 of 5x5 with bias, then the three linear layers: the sum of the textbook.
-    assert count(network) == (25 * 6 + 6) + (25 * 6 * 16 + 16) + (256 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10) == 44426
+    assert (
+        count(network)
+        == (25 * 6 + 6) + (25 * 6 * 16 + 16) + (256 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10)
+        == 44426
+    )
     fine, coarse = network.body(torch.zeros(1, 1, 28, 28))
     assert fine.shape == (1, 6, 12, 12)
     assert coarse.shape == (1, 16, 4, 4)
@@ -170,7 +180,9 @@ def test_convnet_is_the_classic_one():
 
 
 def stem_by_hand():
-    return 7 * 7 * 3 * 64 + 2 * 64  # 7x7 on three colours to 64 channels; batch normalisation has two numbers per channel
+    return (
+        7 * 7 * 3 * 64 + 2 * 64
+    )  # 7x7 on three colours to 64 channels; batch normalisation has two numbers per channel
 
 
 def basic(depths):
@@ -228,8 +240,9 @@ def test_a_block_starts_as_the_identity(kind, last):
 
 
 def test_three_dimensions_are_the_same_definition():
-    """A volume that is constant along z gives, away from its ends, the features of the slice: checked by shape of weights."""
-    flat, deep = make("lean", 2, size=(20, 20)).state_dict(), make("lean", 3, size=(20, 20, 20)).state_dict()
+    """Every kernel of the slice has one more axis of the same side in the volume, and nothing else differs."""
+    flat = make("lean", 2, size=(20, 20), depths=(1, 1)).state_dict()
+    deep = make("lean", 3, size=(20, 20, 20), depths=(1, 1)).state_dict()
     assert flat.keys() == deep.keys()
     for name in flat:
         if flat[name].ndim == 4:

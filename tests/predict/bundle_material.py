@@ -23,7 +23,7 @@ def network(seed: int, classes: int = 3) -> nn.Module:
         made = Classifier(build_encoder("lean", Shape(dims=2, inputs=1, size=(SIDE, SIDE), width=8)), classes)
         with torch.no_grad():
             for value in made.parameters():
-                value += 0.1 * torch.randn_like(value)
+                value.add_(0.1 * torch.randn_like(value))
             for part in made.modules():
                 if isinstance(part, nn.BatchNorm2d):
                     part.running_mean.normal_(0, 0.2)
@@ -35,7 +35,9 @@ def bundle(members: int = 1, names: tuple[str, ...] = NAMES, **options) -> Bundl
     spec = Preprocess.from_spec(SPEC).spec
     labels = options.pop("labels", Labels(names))
     states = [network(seed, len(labels)).state_dict() for seed in range(members)]
-    return Bundle(task="classify", labels=labels, preprocess=spec, model={"name": "lean", "width": 8}, members=states, **options)
+    return Bundle(
+        task="classify", labels=labels, preprocess=spec, model={"name": "lean", "width": 8}, members=states, **options
+    )
 
 
 def pixels(count: int, seed: int = 0) -> np.ndarray:

@@ -18,13 +18,22 @@ from vesalius.predict.bundle import CARD, HEAD, PLAN, SUMS, WEIGHTS, Bundle, fin
 
 @pytest.fixture
 def saved(tmp_path):
-    return bundle(2, temperature=1.7, threshold=None, views=[[], [1]], facts={"training_cases": 12}, plan_yaml="schema: 1\n",
-                  card="# Kärtchen\n").save(tmp_path / "bundle")
+    return bundle(
+        2,
+        temperature=1.7,
+        threshold=None,
+        views=[[], [1]],
+        facts={"training_cases": 12},
+        plan_yaml="schema: 1\n",
+        card="# Kärtchen\n",
+    ).save(tmp_path / "bundle")
 
 
 def seal(folder):
     """Write the checksums anew, as someone would who edits a bundle on purpose."""
-    lines = [f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in (WEIGHTS, HEAD, PLAN, CARD)]
+    lines = [
+        f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in (WEIGHTS, HEAD, PLAN, CARD)
+    ]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -72,7 +81,9 @@ def test_the_folder_holds_no_pickle_and_no_code(saved):
 
 
 def test_the_checksums_are_those_of_sha256sum(saved):
-    done = subprocess.run(["sha256sum", "--check", "--strict", SUMS], cwd=saved, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sha256sum", "--check", "--strict", SUMS], cwd=saved, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(": OK") == 4
 
@@ -111,7 +122,12 @@ def test_a_file_that_is_not_listed_is_not_trusted(saved):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"schema": 2}, "schema 2"), ({"schema": None}, "schema None"), ({"kind": "other"}, "bundle of schema"), ({"task": "segment"}, "segment")],
+    [
+        ({"schema": 2}, "schema 2"),
+        ({"schema": None}, "schema None"),
+        ({"kind": "other"}, "bundle of schema"),
+        ({"task": "segment"}, "segment"),
+    ],
 )
 def test_a_foreign_head_is_refused(saved, change, words):
     head = json.loads((saved / HEAD).read_text(encoding="utf-8")) | change

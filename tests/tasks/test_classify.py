@@ -40,14 +40,18 @@ def test_class_weights_weigh_each_case():
     weights = [0.5, 2.0, 1.25]
     ours = loss(THREE, {"class_weights": weights}, logits(), TARGETS)
     # torch divides by the sum of weights by default; the sum over cases is the same, the mean is over cases here.
-    theirs = F.cross_entropy(logits(), torch.from_numpy(TARGETS), weight=torch.tensor(weights), reduction="sum") / len(TARGETS)
+    theirs = F.cross_entropy(logits(), torch.from_numpy(TARGETS), weight=torch.tensor(weights), reduction="sum") / len(
+        TARGETS
+    )
     torch.testing.assert_close(ours, theirs)
 
 
 def test_weights_and_smoothing_together():
     weights = [0.5, 2.0, 1.25]
     ours = loss(THREE, {"class_weights": weights, "label_smoothing": 0.2}, logits(), TARGETS)
-    theirs = F.cross_entropy(logits(), torch.from_numpy(TARGETS), weight=torch.tensor(weights), label_smoothing=0.2, reduction="sum")
+    theirs = F.cross_entropy(
+        logits(), torch.from_numpy(TARGETS), weight=torch.tensor(weights), label_smoothing=0.2, reduction="sum"
+    )
     torch.testing.assert_close(ours, theirs / len(TARGETS))
 
 
@@ -87,7 +91,9 @@ def test_multi_label_focal_by_hand():
 
 
 @pytest.mark.parametrize("labels", [THREE, MANY], ids=["exclusive", "multi-label"])
-@pytest.mark.parametrize("settings", [{}, {"name": "focal", "focal_gamma": 0.5}, {"name": "focal"}, {"label_smoothing": 0.1}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"name": "focal", "focal_gamma": 0.5}, {"name": "focal"}, {"label_smoothing": 0.1}]
+)
 def test_certain_logits_give_finite_slopes(labels, settings):
     z = torch.tensor([[80.0, -80.0, -80.0], [-80.0, 80.0, 0.0], [0.0, 0.0, 0.0]], requires_grad=True)
     task = Classify(labels, settings)
@@ -117,8 +123,12 @@ def test_targets_are_encoded():
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.3])
 def test_probabilities_are_those_of_scipy(temperature):
     z = np.random.default_rng(1).normal(size=(2, 5, 3)) * 20
-    np.testing.assert_allclose(Classify(THREE).probabilities(z, temperature), scipy.special.softmax(z / temperature, axis=-1), rtol=1e-10)
-    np.testing.assert_allclose(Classify(MANY).probabilities(z, temperature), scipy.special.expit(z / temperature), rtol=1e-10, atol=1e-25)
+    np.testing.assert_allclose(
+        Classify(THREE).probabilities(z, temperature), scipy.special.softmax(z / temperature, axis=-1), rtol=1e-10
+    )
+    np.testing.assert_allclose(
+        Classify(MANY).probabilities(z, temperature), scipy.special.expit(z / temperature), rtol=1e-10, atol=1e-25
+    )
 
 
 def test_probabilities_of_huge_logits_are_finite():
@@ -132,7 +142,9 @@ def test_views_are_averaged_as_log_probabilities():
     views = np.random.default_rng(2).normal(size=(4, 6, 3)) * 5
     task = Classify(THREE)
     log_p = scipy.special.log_softmax(views, axis=-1).mean(axis=0)
-    np.testing.assert_allclose(task.probabilities(task.average(views)), scipy.special.softmax(log_p, axis=-1), rtol=1e-10)
+    np.testing.assert_allclose(
+        task.probabilities(task.average(views)), scipy.special.softmax(log_p, axis=-1), rtol=1e-10
+    )
     # The mean of logarithms does not depend on a constant that one view adds to its logits.
     moved = views + np.array([0, 100, -3, 7.0])[:, None, None]
     np.testing.assert_allclose(task.average(moved), task.average(views), atol=1e-9)
@@ -140,7 +152,9 @@ def test_views_are_averaged_as_log_probabilities():
 
 def test_multi_label_views_are_averaged_as_log_odds():
     views = np.random.default_rng(3).normal(size=(4, 6, 3))
-    np.testing.assert_allclose(scipy.special.logit(Classify(MANY).probabilities(Classify(MANY).average(views))), views.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(
+        scipy.special.logit(Classify(MANY).probabilities(Classify(MANY).average(views))), views.mean(axis=0), rtol=1e-6
+    )
 
 
 def test_one_view_stays_what_it_was():
@@ -158,13 +172,14 @@ def test_weights_of_rare_classes():
 
 
 def test_weights_must_fit_the_classes():
-    with pytest.raises(ValueError, match="2 numbers for 3 classes"):
+    with pytest.raises(PlanError, match="2 numbers for 3 classes"):
         Classify(THREE, {"class_weights": [1.0, 2.0]})
 
 
 def test_the_network_follows_the_plan():
-    network = Classify(THREE).network({"name": "lean", "width": 8, "depths": [1, 1], "stem": "auto", "dropout": 0.25},
-                                      dims=2, inputs=2, size=[20, 20])
+    network = Classify(THREE).network(
+        {"name": "lean", "width": 8, "depths": [1, 1], "stem": "auto", "dropout": 0.25}, dims=2, inputs=2, size=[20, 20]
+    )
     assert network(torch.zeros(2, 2, 20, 20)).shape == (2, 3)
     assert network.body.channels == (8, 16)
     assert [part.p for part in network.modules() if isinstance(part, torch.nn.Dropout)] == [0.25]

@@ -8,7 +8,10 @@ from vesalius.train import checkpoint
 
 
 def state(k):
-    return {"state": {"step": k, "best": float("-inf"), "weights": {"a": torch.full((50, 20), float(k))}}, "policy": {"lr": 0.1 * k}}
+    return {
+        "state": {"step": k, "best": float("-inf"), "weights": {"a": torch.full((50, 20), float(k))}},
+        "policy": {"lr": 0.1 * k},
+    }
 
 
 def test_what_was_kept_comes_back(tmp_path):

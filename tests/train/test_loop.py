@@ -19,8 +19,20 @@ from vesalius.transforms.augment import PRESETS, Augment
 from vesalius.transforms.preprocess import Preprocess
 
 SIDE, COUNT, STEPS, EVERY = 12, 40, 11, 4
-OPTIM = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3, "accumulate": 1, "clip": 1.0, "ema": 0.8,
-         "schedule": "one_cycle", "warmup": 0.2, "step_at": [], "channels_last": True, "batch_size": 8}
+OPTIM = {
+    "name": "sgd",
+    "lr": 0.05,
+    "momentum": 0.9,
+    "weight_decay": 1e-3,
+    "accumulate": 1,
+    "clip": 1.0,
+    "ema": 0.8,
+    "schedule": "one_cycle",
+    "warmup": 0.2,
+    "step_at": [],
+    "channels_last": True,
+    "batch_size": 8,
+}
 VALIDATION = {"metric": "accuracy", "patience": None, "keep": "last", "every": EVERY}
 
 
@@ -55,11 +67,24 @@ def make(folder, *, stop_at=None, scores=None, course=None, deadline_s=None, tot
         return stop_at is not None and len(steps) >= stop_at
 
     preprocess = Preprocess.from_spec({"dims": 2, "size": [SIDE, SIDE], "normalise": {"kind": "per_image"}})
-    job = Job(fabric=fabric, task=task, policy=PlainStep(fabric, task, network, optim),
-              batches=Batches(Rows(), np.arange(COUNT), np.arange(COUNT) % 2, size=8, seed=5), preprocess=preprocess,
-              augment=Augment(PRESETS["strong"], dims=2, seed=5), optim=optim, validation=validation, validate=validate,
-              course=course or Course(total), every=EVERY, folder=folder, seed=5, log=logged.append, stop=stop,
-              deadline_s=deadline_s)
+    job = Job(
+        fabric=fabric,
+        task=task,
+        policy=PlainStep(fabric, task, network, optim),
+        batches=Batches(Rows(), np.arange(COUNT), np.arange(COUNT) % 2, size=8, seed=5),
+        preprocess=preprocess,
+        augment=Augment(PRESETS["strong"], dims=2, seed=5),
+        optim=optim,
+        validation=validation,
+        validate=validate,
+        course=course or Course(total),
+        every=EVERY,
+        folder=folder,
+        seed=5,
+        log=logged.append,
+        stop=stop,
+        deadline_s=deadline_s,
+    )
     return job, logged, asked
 
 

@@ -69,11 +69,13 @@ def test_a_step_is_nesterov_sgd_written_out():
             for name, value in by_hand.named_parameters():
                 g = value.grad + (0.01 * value if value.ndim > 1 else 0)
                 velocity[name] = 0.9 * velocity[name] + g if name in velocity else g.clone()
-                value -= rate * (g + 0.9 * velocity[name])
+                value.sub_(rate * (g + 0.9 * velocity[name]))
     close(made.weights(), by_hand.state_dict(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
 def test_the_optimiser_of_the_plan(name, kind):
     made = optimiser(network(), {**OPTIM, "name": name})
     assert type(made) is kind

@@ -17,8 +17,17 @@ from PIL import Image
 pytestmark = pytest.mark.slow
 
 SIDE, COUNT, STEPS = 32, 160, 60
-SETTINGS = [f"optim.max_steps={STEPS}", "validate.every=10", "model.width=4", "model.dropout=0.2", "optim.batch_size=8",
-            f"preprocess.size=[{SIDE},{SIDE}]", "optim.precision=fp32", "validate.keep=best", "optim.ema=0.9"]
+SETTINGS = [
+    f"optim.max_steps={STEPS}",
+    "validate.every=10",
+    "model.width=4",
+    "model.dropout=0.2",
+    "optim.batch_size=8",
+    f"preprocess.size=[{SIDE},{SIDE}]",
+    "optim.precision=fp32",
+    "validate.keep=best",
+    "optim.ema=0.9",
+]
 PATIENCE_S = 120.0
 
 
@@ -48,8 +57,12 @@ class Run:
         # One thread by default, as on a shared machine: a resumed run must choose its threads as the first one did.
         world = {**os.environ, "VESALIUS_CACHE": str(self.cache), "OMP_NUM_THREADS": "1"}
         with self.errors.open("ab") as errors:
-            return subprocess.Popen([sys.executable, "-m", "vesalius.cli.main", "train", *map(str, words), "--out", str(self.out)],
-                                    env=world, stdout=subprocess.DEVNULL, stderr=errors)
+            return subprocess.Popen(
+                [sys.executable, "-m", "vesalius.cli.main", "train", *map(str, words), "--out", str(self.out)],
+                env=world,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+            )
 
     def first(self, data):
         return self.start(data, "--device", "cpu", *(word for setting in SETTINGS for word in ("--set", setting)))
@@ -68,7 +81,9 @@ class Run:
             time.sleep(0.0005)
             if process.poll() is not None or time.monotonic() > end:
                 process.kill()
-                pytest.fail(f"the moment never came (exit {process.returncode}): {self.errors.read_text(encoding='utf-8')}")
+                pytest.fail(
+                    f"the moment never came (exit {process.returncode}): {self.errors.read_text(encoding='utf-8')}"
+                )
         time.sleep(wait_s)
         process.send_signal(number)
         process.wait(timeout=PATIENCE_S)
@@ -108,7 +123,9 @@ def same_result(one, two):
     assert one.weights() == two.weights()
     assert one.curves() == two.curves()
     assert one.out.joinpath("plan.yaml").read_bytes() == two.out.joinpath("plan.yaml").read_bytes()
-    pd.testing.assert_frame_equal(pd.read_parquet(one.out / "cases.parquet"), pd.read_parquet(two.out / "cases.parquet"))
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(one.out / "cases.parquet"), pd.read_parquet(two.out / "cases.parquet")
+    )
     judged = [json.loads((run.out / "report" / "metrics.json").read_text(encoding="utf-8")) for run in (one, two)]
     for metrics in judged:
         metrics.pop("timing")

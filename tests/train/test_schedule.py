@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -43,7 +44,9 @@ def test_cosine_falls_along_half_a_cosine():
 
 
 def test_steps_divide_by_ten():
-    assert [rate(settings("step"), p) for p in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)] == pytest.approx([0.2, 0.2, 0.02, 0.02, 0.002, 0.002])
+    assert [rate(settings("step"), p) for p in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)] == pytest.approx(
+        [0.2, 0.2, 0.02, 0.02, 0.002, 0.002]
+    )
 
 
 def test_constant_stays():
@@ -83,12 +86,12 @@ def test_progress_is_continuous_rises_and_ends_at_one(history):
         assert course.decided(step)
     last = revisions[-1][1] if revisions else total
     line = [course.progress(step) for step in range(last + 1)]
-    assert all(b >= a - 1e-12 for a, b in zip(line, line[1:], strict=False))
+    assert all(b >= a - 1e-12 for a, b in pairwise(line))
     if not revisions or revisions[-1][1] > revisions[-1][0]:  # else it was told to end at once
         assert line[-1] == pytest.approx(1.0)
     # Between revisions every step counts the same.
     since = revisions[-1][0] if revisions else 0
-    gaps = [b - a for a, b in zip(line[since:], line[since + 1 :], strict=False)]
+    gaps = [b - a for a, b in pairwise(line[since:])]
     assert not gaps or max(gaps) - min(gaps) < 1e-9
 
 

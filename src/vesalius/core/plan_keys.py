@@ -5,6 +5,7 @@ A new task adds its keys here, so that one table answers what can be set; `docs/
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ class Key:
         The allowed words.
     optional
         None is allowed and means "not used".
+    items
+        For a list: the declaration of each of its items.
     """
 
     kind: type
@@ -39,6 +42,7 @@ class Key:
     high: float | None = None
     choices: tuple[str, ...] = ()
     optional: bool = False
+    items: Key | None = None
 
     def accept(self, name: str, value: Any) -> Any:
         """`value` in the declared kind, or a `PlanError` that says what fits."""
@@ -50,13 +54,15 @@ class Key:
         good = isinstance(value, self.kind) and not (self.kind is not bool and isinstance(value, bool))
         if good and self.choices:
             good = value in self.choices
+        if good and self.kind is float:
+            good = math.isfinite(value)
         if good and self.low is not None:
             good = value >= self.low
         if good and self.high is not None:
             good = value <= self.high
         if not good:
             raise PlanError(f"{name} needs {self._wanted()}, got {value!r}")
-        return value
+        return value if self.items is None else [self.items.accept(f"each item of {name}", item) for item in value]
 
     def _converted(self, value: Any) -> Any:
         if self.kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -93,6 +99,10 @@ def _p(doc: str) -> Key:
     return Key(float, 0.0, doc, 0, 1)
 
 
+_NUMBER = Key(float, 0.0, "A number.")
+_WHOLE = Key(int, 1, "A whole number.", 1)
+_AXES = Key(list, [], "Axes of the image.", items=Key(int, 0, "An axis.", 0, 2))
+
 KEYS: dict[str, Key] = {
     "run.seed": Key(int, 0, "Every random decision follows from it.", 0),
     "run.device": Key(str, "auto", "auto, cpu, cuda, cuda:1 or mps."),
@@ -113,21 +123,23 @@ KEYS: dict[str, Key] = {
     "preprocess.fit": Key(
         str, "stretch", "How other aspect ratios come to size.", choices=("stretch", "pad", "crop", "place")
     ),
-    "preprocess.size": Key(list, None, "Size the network sees, in the order (z, y, x).", optional=True),
-    "preprocess.spacing_mm": Key(list, None, "Spacing that images are resampled to first.", optional=True),
-    "preprocess.window": Key(list, None, "Values are clipped to [low, high].", optional=True),
+    "preprocess.size": Key(list, None, "Size the network sees, in the order (z, y, x).", optional=True, items=_WHOLE),
+    "preprocess.spacing_mm": Key(
+        list, None, "Spacing that images are resampled to first.", optional=True, items=_NUMBER
+    ),
+    "preprocess.window": Key(list, None, "Values are clipped to [low, high].", optional=True, items=_NUMBER),
     "preprocess.storage": Key(str, "uint8", "Type in the store.", choices=("uint8", "uint16", "int16", "float32")),
     "preprocess.scale": Key(dict, None, "Values {low, high} that become 0 and the storage maximum.", optional=True),
     "preprocess.normalise": Key(dict, {"kind": "per_image"}, "fixed {mean, std}, per_image or none."),
     "model.name": Key(str, "lean", "A name of the registry: docs/models.md."),
     "model.width": Key(int, None, "Channels of the first stage.", 4, 512, optional=True),
-    "model.depths": Key(list, None, "Blocks per stage.", optional=True),
+    "model.depths": Key(list, None, "Blocks per stage.", optional=True, items=_WHOLE),
     "model.stem": Key(str, "auto", "How the first layer reduces.", choices=("auto", "small", "half", "patch", "large")),
     "model.dropout": Key(float, 0.0, "Before the last layer.", 0, 0.9),
     "loss.name": Key(str, "cross_entropy", "What is minimised.", choices=("cross_entropy", "focal")),
     "loss.label_smoothing": Key(float, 0.0, "Part of the target spread over all classes.", 0, 0.5),
     "loss.focal_gamma": Key(float, None, "Focus on hard cases (Lin et al. 2017).", 0, 10, optional=True),
-    "loss.class_weights": Key(list, None, "One weight per class.", optional=True),
+    "loss.class_weights": Key(list, None, "One weight per class.", optional=True, items=_NUMBER),
     "sampling.balance": _p("0 draws cases as they are, 1 draws every class equally often."),
     "augment.preset": Key(
         str, "medium", "Base of the other augment keys.", choices=("none", "light", "medium", "strong")
@@ -141,7 +153,9 @@ KEYS: dict[str, Key] = {
         str, "one_cycle", "Learning rate over time.", choices=("one_cycle", "cosine", "step", "constant")
     ),
     "optim.warmup": Key(float, 0.2, "Part of the schedule in which the rate rises.", 0, 0.9),
-    "optim.step_at": Key(list, [0.5, 0.75], "For step: where the rate falls to a tenth, as parts of the whole."),
+    "optim.step_at": Key(
+        list, [0.5, 0.75], "For step: where the rate falls to a tenth, as parts of the whole.", items=_NUMBER
+    ),
     "optim.epochs": Key(float, None, "Passes over the training cases.", 0.01, optional=True),
     "optim.max_steps": Key(int, None, "Gradient steps; use instead of epochs.", 1, optional=True),
     "optim.batch_size": Key(int, 128, "Cases per gradient step, over all processes.", 1),
@@ -156,7 +170,7 @@ KEYS: dict[str, Key] = {
     ),
     "validate.patience": Key(int, None, "Validations without a better value before training stops.", 1, optional=True),
     "validate.keep": Key(str, "best", "Weights that go into the bundle.", choices=("best", "last")),
-    "predict.views": Key(list, [], "Flips averaged at prediction, each a list of axes."),
+    "predict.views": Key(list, [], "Flips averaged at prediction, each a list of axes.", items=_AXES),
     "predict.batch_size": Key(int, 128, "Cases per forward pass.", 1),
     "calibrate.temperature": Key(bool, True, "Fit a temperature on validation (Guo et al. 2017)."),
     "calibrate.operating_point": Key(str, "half", "Decision for two classes.", choices=("half", "youden")),
@@ -189,6 +203,11 @@ CONTRADICTIONS: tuple[Contradiction, ...] = (
         ("preprocess.dims", "preprocess.spacing_mm"),
         lambda a, b: b is not None and len(b) != a,
         "spacing needs one number per dimension",
+    ),
+    (
+        ("preprocess.dims", "predict.views"),
+        lambda a, b: any(axis >= a for view in b for axis in view),
+        "a view flips axes from 0 to one less than the dimensions",
     ),
     (
         ("optim.batch_size", "optim.accumulate"),

@@ -118,7 +118,7 @@ def _read(path: Path, limits: ReadLimits, fourth: str) -> Image:
         proxy = nib.Nifti1Image.ImageArrayProxy(data, header, mmap=False)
         pixels = _channels_first(np.asarray(proxy.get_unscaled()), axes)
         if isinstance(data, gzip.GzipFile):
-            data.read(1)  # the checksum is verified at the end of the stream, which nibabel does not reach
+            _drain(data)
     if axes.note:
         record.append(Note(Act.NOTED, axes.note))
     if not _coloured(header):
@@ -152,6 +152,13 @@ def _opened(path: Path, limits: ReadLimits) -> Iterator[tuple[Any, IO[bytes] | s
         else:
             _check_prefix(path, kind(head[: kind.sizeof_hdr], check=False))
             yield kind.from_fileobj(stream, check=False), stream
+
+
+def _drain(stream: gzip.GzipFile) -> None:
+    """Read on to the end of the stream, where its checksum is verified: nibabel stops at the last voxel."""
+    left = _LARGEST_PREFIX  # what follows the voxels is nothing of ours, and may be made to be endless
+    while left > 0 and (piece := len(stream.read(1 << 20))):
+        left -= piece
 
 
 def _header_class(path: Path, head: bytes) -> Any:

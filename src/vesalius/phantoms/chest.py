@@ -46,9 +46,9 @@ def make_chest(
     bits
         8 (uint8) or 12 (uint16, up to 4095).
     severity
-        Factor on the contrast of findings. At 1 a ResNet of width 32 that sees 800 films of 96 x 96 (two per patient)
-        for 24 epochs reaches an AUROC of 0.94 on 400 films of other patients, a logistic regression on the histogram,
-        mean and deviation 0.58.
+        Factor on the contrast of findings. Measured at 1: a ResNet of width 32 that sees 800 films of 96 x 96 (two per
+        patient) for 24 epochs reaches AUROCs of 0.92, 0.97 and 0.95 in three cohorts, on 400 films of other patients
+        each; a logistic regression on mean, deviation and histogram 0.50 to 0.54.
 
     Raises
     ------

@@ -72,12 +72,14 @@ def write_tree(
     _refuse_strange_options(layout, labelled_by=labelled_by, dicomdir=dicomdir, instances=instances)
     shares = tuple(splits) if splits is not None else _MEDMNIST_SHARES if layout == "medmnist" else None
     cohort = Cohort(kind, cases, seed, shares, options, progress or Silent())
-    # Wrong names and options are refused before anything is written.
-    cohort.check()
+    cohort.check()  # refuses wrong names and options before anything is written
     if instances and "instances" not in cohort.first.layers:
         raise UsageError(f"phantom {kind} has no map of instances; use smear")
     folder = new_folder(folder, over=over)
-    further = {"dicom": {"labelled_by": labelled_by, "dicomdir": dicomdir}, "paired-folders": {"instances": instances}}
+    further: dict[str, dict[str, Any]] = {
+        "dicom": {"labelled_by": labelled_by, "dicomdir": dicomdir},
+        "paired-folders": {"instances": instances},
+    }
     return LAYOUTS[layout](cohort, folder, **further.get(layout, {})) or folder
 
 

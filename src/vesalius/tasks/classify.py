@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vesalius.core.errors import PlanError
 from vesalius.core.labels import Labels
 from vesalius.models.factory import Classifier, Shape, build_encoder
 
@@ -40,7 +41,7 @@ class Classify:
         self.gamma = float(2.0 if gamma is None else gamma) if settings.get("name") == "focal" else 0.0
         weights = settings.get("class_weights")
         if weights is not None and len(weights) != len(labels):
-            raise ValueError(f"loss.class_weights has {len(weights)} numbers for {len(labels)} classes")
+            raise PlanError(f"loss.class_weights has {len(weights)} numbers for {len(labels)} classes")
         self.class_weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
 
     def network(self, model: Mapping[str, Any], *, dims: int, inputs: int, size: Sequence[int]) -> nn.Module:
