@@ -273,7 +273,7 @@ def _plane(image: Image) -> NDArray[np.float64]:
             f"the rows and columns of {image.source or 'this image'} are not at right angles; "
             "resample it before writing DICOM"
         )
-    return np.stack([column, row])
+    return np.stack([row, column])
 
 
 def _put_plane(dataset: FileDataset, image: Image, plane: NDArray[np.float64], index: int) -> None:

@@ -52,14 +52,32 @@ def run(what: str, out: Path, progress: Progress, *, force: bool, command: Seque
     outcome = jobs.predict(out / "run", fresh, out=out / "predictions", formats=("json", "png"), progress=progress)
     seconds = time.monotonic() - start
     metrics = again.metrics["metrics"]
-    said = {entry["case_id"]: entry for entry in outcome.predictions}
+    lines = _lines(found, again.metrics, outcome.predictions, out, seconds)
+    return {
+        "run": str(done.run),
+        "report": str(done.report),
+        "bundle": str(done.bundle),
+        "seconds": round(seconds, 1),
+        "metrics": metrics,
+        "cases": again.metrics["cases"],
+        "patients": again.metrics["patients"],
+        "predictions": outcome.predictions,
+        "lines": lines,
+    }
+
+
+def _lines(
+    found: dict[str, Any], tested: dict[str, Any], predictions: Sequence[dict[str, Any]], out: Path, seconds: float
+) -> list[str]:
+    """What the demo says at the end."""
+    said = {entry["case_id"]: entry for entry in predictions}
     lines = [
         f"{found['images']} synthetic chest films of {found['patients']} patients: "
         "inspected, split by patient, trained on, tested",
-        f"on {again.metrics['cases']} films of {again.metrics['patients']} patients it had never seen:",
+        f"on {tested['cases']} films of {tested['patients']} patients it had never seen:",
     ]
     for name in ("auroc", "accuracy", "sensitivity", "specificity"):
-        entry = metrics[name]
+        entry = tested["metrics"][name]
         lines.append(f"  {name:<12} {entry['value']:.3f}  (95% interval {entry['low']:.3f} to {entry['high']:.3f})")
     lines += [
         "new films:",
@@ -73,19 +91,9 @@ def run(what: str, out: Path, progress: Progress, *, force: bool, command: Seque
         f"data page    {out / 'inspect.html'}",
         f"plan         {out / 'run' / 'plan.yaml'}",
         f"predictions  {out / 'predictions' / 'predictions.csv'}",
-        f"report       {done.report}",
+        f"report       {out / 'run' / 'report' / 'index.html'}",
     ]
-    return {
-        "run": str(done.run),
-        "report": str(done.report),
-        "bundle": str(done.bundle),
-        "seconds": round(seconds, 1),
-        "metrics": metrics,
-        "cases": again.metrics["cases"],
-        "patients": again.metrics["patients"],
-        "predictions": outcome.predictions,
-        "lines": lines,
-    }
+    return lines
 
 
 def write_cohort(folder: Path, progress: Progress) -> None:

@@ -15,11 +15,16 @@ DEFAULT_SIDE = {2: 224, 3: 64}
 
 @dataclass(frozen=True)
 class Rung:
-    """One level of effort; a width of None is the network's own."""
+    """One level of effort; a width of None is the network's own.
+
+    The stem belongs to the images, not to the rung: a picture that is made smaller to save time must not get a first
+    layer that spends it again.
+    """
 
     size: tuple[int, ...]
     width: int | None
     batch: int
+    stem: str = "auto"
 
 
 def wanted_epochs(cases: int) -> float:
@@ -47,7 +52,7 @@ def ladder(found: Fingerprint, plan: Plan, device: torch.device) -> list[Rung]:
             widths = (64, 48, 32, 24, 16) if dims == 2 else (32, 24, 16, 8)
             rungs += [Rung(size, width, batch) for width in (widths[:1] if rich else widths[1:])]
         else:
-            rungs.append(Rung(size, 48 if rich else 32, batch))
+            rungs.append(Rung(size, 48 if rich else 32, batch, "patch"))
     return rungs
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vesalius.core.errors import Interrupted
+from vesalius.core.errors import DataError, Interrupted
 from vesalius.core.progress import Progress
 from vesalius.core.randomness import key
 from vesalius.data.batches import Batch, Batches
@@ -122,7 +122,9 @@ def _step(job: Job, state: State, batch: Batch) -> None:
             )
     loss = job.policy.step(pixels, targets, rate(job.optim, job.course.progress(batch.step)))
     if not np.isfinite(loss):
-        raise FloatingPointError(f"loss is {loss} at step {batch.step}")
+        raise DataError(
+            f"the loss became {loss} at step {batch.step}; lower optim.lr, or use --precision fp32, and train again"
+        )
     state.step = batch.step + 1
     state.loss_sum += loss
     state.loss_count += 1

@@ -94,7 +94,10 @@ def plan_classification(
     _run(plan, facts)
     _pixels(plan, found)
     _learning(plan, found, facts)
+    if settings.get("loss.class_weights") is not None:
+        settings.setdefault("sampling.balance", 0.0)  # the person's way of correcting the imbalance
     plan.overrule(settings)
+    plan.check()
     plan, measured = _size(plan, found, facts, settings)
     _schedule(plan, facts, settings, measured)
     plan.overrule(settings)
@@ -221,7 +224,7 @@ def _learning(plan: Plan, found: Fingerprint, facts: Facts) -> None:
 def _size(plan: Plan, found: Fingerprint, facts: Facts, settings: Mapping[str, Any]) -> tuple[Plan, trial.Speed]:
     """Image size, width and batch: the richest rung that can be trained long enough in the time there is."""
     rungs = ladder(found, plan, facts.device)
-    fixed = {key for key in ("preprocess.size", "model.width", "optim.batch_size") if key in settings}
+    fixed = {key for key in ("preprocess.size", "model.width", "model.stem", "optim.batch_size") if key in settings}
     chosen, measured = rungs[-1], None
     for rung in rungs:
         _apply(plan, rung, fixed, "")
@@ -248,8 +251,9 @@ def _apply(plan: Plan, rung: Rung, fixed: set[str], reason: str) -> None:
         ("preprocess.size", list(rung.size)),
         ("model.width", rung.width),
         ("optim.batch_size", rung.batch),
+        ("model.stem", rung.stem if plan["model.name"] == "lean" else None),
     ):
-        if key not in fixed and (value is not None or key not in plan.decisions):
+        if key not in fixed and value is not None:
             plan.decide(key, value, reason)
 
 
