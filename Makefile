@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # uv does not read pip's settings: hand over a local wheel folder where the machine has one.
 export UV_FIND_LINKS := $(shell $(PY) -m pip config get global.find-links 2>/dev/null)
 
-.PHONY: all demo test check lint types clean docs bench
+.PHONY: all demo test check lint types clean
 all: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt

@@ -1,7 +1,7 @@
-"""Peak memory of training on many images: ``python benchmarks/memory.py [--images 100000] [--memory 2G] [--folder DIR]``.
+"""Peak memory of training on many images: ``python benchmarks/memory.py [--images 100000] [--memory 2G]``.
 
-Synthetic 224x224 pictures are written as PNG in class folders (about 2 GB for 100,000), then one ``vesalius train`` runs
-on them in a process of its own. What is shown is the largest resident set of that process as the system counted it.
+Synthetic 224x224 pictures are written as PNG in class folders, then one ``vesalius train`` runs on them in a process of
+its own. What is shown is the largest resident set of that process as the system counted it.
 """
 
 from __future__ import annotations

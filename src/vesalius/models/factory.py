@@ -101,7 +101,7 @@ def _entry(name: str) -> tuple[Builder, ModelCard]:
 
 
 def stem_for(size: Sequence[int], wish: str = "auto") -> str:
-    """The stem that suits a size: small pictures keep their resolution, small volumes are halved, the rest is reduced by 4.
+    """The stem that suits a size: small pictures stay whole, small volumes are halved, the rest is reduced by 4.
 
     A volume of 28 voxels a side costs as much as a picture of 148 pixels; at full resolution most of it would be spent
     in the first two layers.
@@ -129,7 +129,7 @@ def _convnet(shape: Shape) -> Encoder:
 @encoder(
     ModelCard(
         "lean",
-        "One residual block per resolution with channel gates: best for its cost on two cores; the default.",
+        "One residual block per resolution with channel gates: the default, scaled to data and budget.",
         "Residual blocks of He et al. 2016 with ResNet-D shortcuts and squeeze-excitation (Hu et al. 2018)",
     )
 )

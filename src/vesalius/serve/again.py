@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from vesalius.core.provenance import provenance
 from vesalius.data.manifest import Manifest, targets
 from vesalius.data.store import Store
 from vesalius.evaluate.decision import Decision
-from vesalius.evaluate.study import study
+from vesalius.evaluate.study import Study, study
 from vesalius.evaluate.table import build_table, read_table, write_table
 from vesalius.predict.bundle import Bundle
 from vesalius.predict.forward import Forward
@@ -127,23 +128,9 @@ def external(
         logits,
         spread=per_case.spread(task, model.temperature),
     )
-    validation = read_table(known.cases, model.labels) if known.cases.exists() else None
-    if validation is not None:
-        validation = validation[validation["split"] == "val"]
-    positive = model.labels.names[model.labels.positive] if model.labels.binary else ""
-    decision = Decision() if model.threshold is None else Decision({positive: model.threshold}, "val", "youden")
     leakage = _seen_in_training(kept, known, store, ok, notes)
-    judged = study(
-        table,
-        model.labels,
-        validation=validation,
-        decision=decision,
-        leakage=leakage,
-        calibration_info={"temperature": model.temperature},
-        timing={"predict_ms_per_case": round(ms, 3)},
-    )
     metrics = {
-        **judged.to_json(),
+        **_judged_elsewhere(table, model, known, leakage, ms).to_json(),
         "labels": model.labels.to_json(),
         "patient_source": kept.patient_source,
         "external": str(manifest.root.name),
@@ -167,6 +154,26 @@ def external(
         out, metrics, table, yaml.safe_load(model.plan_yaml) or {}, origin, card, kept, notes, None, progress
     )
     return Trained(out, page, known.bundle, metrics, notes, time.monotonic() - start)
+
+
+def _judged_elsewhere(
+    table: pd.DataFrame, model: Bundle, known: RunFolder, leakage: dict[str, Any], ms: float
+) -> Study:
+    """Operating points and decision stay those that the run chose on its own validation cases."""
+    validation = read_table(known.cases, model.labels) if known.cases.exists() else None
+    if validation is not None:
+        validation = validation[validation["split"] == "val"]
+    positive = model.labels.names[model.labels.positive] if model.labels.binary else ""
+    decision = Decision() if model.threshold is None else Decision({positive: model.threshold}, "val", "youden")
+    return study(
+        table,
+        model.labels,
+        validation=validation,
+        decision=decision,
+        leakage=leakage,
+        calibration_info={"temperature": model.temperature},
+        timing={"predict_ms_per_case": round(ms, 3)},
+    )
 
 
 def _seen_in_training(

@@ -204,7 +204,13 @@ def write_run(
     card = _card(folder, plan, cohort, judged.bundle, metrics)
     bundle = judged.bundle
     bundle.plan_yaml = _yaml(plan)
-    bundle.card = model_card(metrics=metrics, card=card, provenance=origin, plan=plan.to_mapping(), notes=cohort.notes)
+    bundle.card = model_card(
+        metrics=metrics,
+        card={**card, "bundle": folder.root.name},
+        provenance=origin,
+        plan=plan.to_mapping(),
+        notes=cohort.notes,
+    )
     bundle.facts = {
         "training_cases": len(cohort.places("train")),
         "data_hash": cohort.data_hash,

@@ -114,7 +114,7 @@ class Workshop:
         if (
             self.plan["run.budget_s"] is None
             or self.request["budget_s"] is None
-            or self.plan.because("optim.max_steps") == "set by the user"
+            or "set by the user" in (self.plan.because("optim.max_steps"), self.plan.because("optim.epochs"))
         ):
             return None
         path = self.folder.root / "checkpoints" / "deadline.json"

@@ -270,15 +270,7 @@ def train_member(
     optim = plan.section("optim")
     preprocess = Preprocess.from_spec(plan.section("preprocess")).to(fabric.device)
     policy = PlainStep(fabric, task, make_network(plan, task, seed).to(**_order(plan)), optim)
-    batches = Batches(
-        store,
-        *train,
-        size=int(optim["batch_size"]),
-        seed=seed,
-        balance=float(plan["sampling.balance"]),
-        rank=fabric.global_rank,
-        world=fabric.world_size,
-    )
+    batches = _batches(plan, store, train, fabric, seed)
     total = total_steps(plan, batches.steps_per_epoch)
     home = folder.checkpoints(member)
     home.mkdir(parents=True, exist_ok=True)
@@ -307,6 +299,14 @@ def train_member(
             return fit(job, progress or Silent())
         finally:
             curves.close()
+
+
+def _batches(
+    plan: Plan, store: Store, train: tuple[NDArray[np.int64], NDArray[Any]], fabric: Any, seed: int
+) -> Batches:
+    balance = float(plan["sampling.balance"])
+    size, rank, world = int(plan["optim.batch_size"]), fabric.global_rank, fabric.world_size
+    return Batches(store, *train, size=size, seed=seed, balance=balance, rank=rank, world=world)
 
 
 def _any_process(fabric: Any, stop: threading.Event) -> Callable[[], bool]:
