@@ -70,7 +70,10 @@ class Preflight:
 BASE_MEMORY = 700 << 20
 """What Python, torch and the tables of a run take before any pixel; measured, see docs/memory.md."""
 
-REPORT_S = 7.0
+MOST_TIMES = 3
+"""A budget buys at most this many times the wanted epochs; more only learns the training cases by heart."""
+
+REPORT_S = 5.0
 """Seconds from the last prediction to the finished report: bootstrap, pictures, page."""
 
 
@@ -155,7 +158,8 @@ def _pixels(plan: Plan, found: Fingerprint) -> None:
         plan.decide("preprocess.storage", "int16", "the files hold signed 16 bit")
     else:
         plan.decide("preprocess.storage", "float32", f"the files hold {', '.join(sorted(kinds))}")
-    absolute = set(found.units) <= {"HU", "SUV", "rgb", "label"} or _few_values(found)
+    # Gray pictures saved as colour call themselves rgb, but their values mean no more than those of any gray picture.
+    absolute = (set(found.units) <= {"HU", "SUV", "rgb", "label"} and not gray) or _few_values(found)
     if absolute:
         stats = found.intensity
         mean = list(stats.mean) if stats else [0.0]
@@ -200,6 +204,10 @@ def _learning(plan: Plan, found: Fingerprint, facts: Facts) -> None:
         if shapes
         else "positions, exposure and noise vary between machines and people; anatomy does not",
     )
+    if plan["preprocess.dims"] == 3 and found.spacing_mm is None:
+        why = "the files do not say where left and front are, so a mirrored volume is as likely"
+        plan.decide("augment.change", {"flip": {"p": 0.5, "axes": ["z", "y", "x"]}}, why)
+        plan.decide("predict.views", [[], [0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]], why)
     plan.decide("loss.name", "cross_entropy", "proper: its minimum is the true probability")
     plan.decide("optim.name", "sgd", "with one cycle the best weights after few epochs")
     plan.decide("optim.schedule", "one_cycle", "the whole length is known before training starts")
@@ -286,7 +294,7 @@ def _schedule(plan: Plan, facts: Facts, settings: Mapping[str, Any], measured: t
         )
         seconds = _train_seconds(plan, facts, measured)
         total = max(8, int(seconds / measured.step_s))
-        most = int(per_epoch * wanted * 6)
+        most = int(per_epoch * wanted * MOST_TIMES)
         total = min(total, most)
         plan.decide("optim.max_steps", total, f"{seconds:.0f} s for training at {measured.step_s * 1e3:.0f} ms a step")
     else:
@@ -295,7 +303,7 @@ def _schedule(plan: Plan, facts: Facts, settings: Mapping[str, Any], measured: t
         )
         total = round(1.5 * wanted * per_epoch)
     plan.decide(
-        "optim.lr", 0.1 * batch / 64 if batch < 64 else 0.15, "for this batch, found on other data; see docs/models.md"
+        "optim.lr", 0.1 if batch < 64 else 0.15, "for this batch, found on other data; see docs/models.md"
     )
     plan.decide(
         "optim.ema",
