@@ -68,7 +68,7 @@ class Preflight:
 
 
 BASE_MEMORY = 700 << 20
-"""What Python, torch and the tables of a run take before any pixel; measured, see docs/memory.md."""
+"""What Python, torch and the tables of a run take before any pixel."""
 
 MOST_TIMES = 3
 """A budget buys at most this many times the wanted epochs; more only learns the training cases by heart."""
@@ -193,8 +193,9 @@ def _learning(plan: Plan, found: Fingerprint, facts: Facts) -> None:
     if not facts.multilabel and imbalance > 1.5:
         plan.decide(
             "sampling.balance",
-            1.0,
-            f"the largest class is {imbalance:.1f} times the smallest; rare cases are drawn more often",
+            0.5,
+            f"the largest class is {imbalance:.1f} times the smallest; half-way between the classes as they are and "
+            "equally often",
         )
     shapes = plan["preprocess.dims"] == 3 and plan["preprocess.normalise"]["kind"] == "fixed"
     plan.decide(
@@ -302,9 +303,7 @@ def _schedule(plan: Plan, facts: Facts, settings: Mapping[str, Any], measured: t
             "optim.epochs", float(round(1.5 * wanted)), f"{facts.train_cases} cases need about this many passes"
         )
         total = round(1.5 * wanted * per_epoch)
-    plan.decide(
-        "optim.lr", 0.1 if batch < 64 else 0.15, "for this batch, found on other data; see docs/models.md"
-    )
+    plan.decide("optim.lr", 0.1 if batch < 64 else 0.15, "for this batch, found on other data; see docs/models.md")
     plan.decide(
         "optim.ema",
         round(min(0.998, max(0.9, 1 - 12 / max(total, 1))), 4),
