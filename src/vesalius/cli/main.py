@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 _STARTED = time.monotonic()  # a budget counts from here, so that imports are paid for
 
@@ -17,41 +22,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     verbose = "-v" in typed or "--verbose" in typed
     try:
-        return _run(typed)
+        with _terminated_like_interrupted():
+            return _run(typed)
     except VesaliusError as error:
-        if verbose:
-            raise
-        print(f"vesalius: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
+        return _say(str(error), error.exit_code, verbose)
     except KeyboardInterrupt:
-        print("vesalius: interrupted; `train` goes on with --resume", file=sys.stderr)
-        return 130
+        return _say("interrupted; `train` goes on with --resume", 130, False)
     except BrokenPipeError:
         return 0
     except MemoryError:
-        print(
-            "vesalius: out of memory; give --memory what is free, or set a smaller preprocess.size or optim.batch_size",
-            file=sys.stderr,
-        )
-        return 5
+        wish = "give --memory what is free, or set a smaller preprocess.size or optim.batch_size"
+        return _say(f"out of memory; {wish}", 5, verbose)
     except OSError as error:
-        if verbose:
-            raise
-        full = error.errno == 28
-        print(
-            f"vesalius: {error.filename or ''}: {error.strerror}{'; free some disk space' if full else ''}",
-            file=sys.stderr,
-        )
-        return 5 if full else 3
+        full = error.errno == errno.ENOSPC
+        hint = "; free some disk space" if full else ""
+        return _say(f"{error.filename or ''}: {error.strerror}{hint}", 5 if full else 3, verbose)
     except Exception as error:  # a defect: one line for the person, the traceback with -v
-        if verbose:
-            raise
-        print(
-            f"vesalius: unexpected {type(error).__name__}: {' '.join(str(error).split())}; "
-            "run again with -v and report it",
-            file=sys.stderr,
-        )
-        return 1
+        return _say(f"unexpected {type(error).__name__}: {error}; run again with -v and report it", 1, verbose)
+
+
+def _say(line: str, code: int, verbose: bool) -> int:
+    """One line on standard error, after the traceback if it was asked for; returns the exit code."""
+    if verbose:
+        traceback.print_exc()
+    print(f"vesalius: {' '.join(line.split())}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM ends a command as ctrl-C does: what is half done stays resumable, and the exit code is 130."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -102,7 +102,8 @@ class RunFolder:
         if self.request.exists() and resume:
             kept: dict[str, Any] = json.loads(self.request.read_text(encoding="utf-8"))
             return kept
-        if self.root.exists() and any(self.root.iterdir()):
+        # A run that failed before it had a plan left nothing but its request, and is no reason to refuse.
+        if self.root.exists() and any(path != self.request for path in self.root.iterdir()):
             if not force:
                 raise UsageError(
                     f"{self.root}: is not empty; use --resume to go on, --force to replace it, or another --out"
