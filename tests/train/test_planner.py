@@ -110,3 +110,10 @@ def test_a_smaller_budget_never_buys_a_richer_rung():
     # The stem of the large picture stays: a small rung must not compute at full resolution.
     assert {rung.stem for rung in rungs} == {"patch"}
     assert wanted_epochs(100) >= wanted_epochs(1000) > wanted_epochs(50_000)
+
+
+def test_validation_never_costs_more_than_training():
+    settings = {"optim.max_steps": 40}
+    few = planned(pictures(), settings, other_cases=4)[0]["validate.every"]
+    many = planned(pictures(), settings, other_cases=10_000_000)[0]["validate.every"]
+    assert few < many == 40

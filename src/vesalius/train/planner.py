@@ -70,6 +70,9 @@ class Preflight:
 BASE_MEMORY = 700 << 20
 """What Python, torch and the tables of a run take before any pixel."""
 
+LOOKS, VALIDATED = 8, 0.4
+"""Validations during a training, at most, and the part of the held-out cases that is for validation."""
+
 MOST_TIMES = 3
 """A budget buys at most this many times the wanted epochs; more only learns the training cases by heart."""
 
@@ -274,8 +277,7 @@ def _train_seconds(plan: Plan, facts: Facts, measured: trial.Speed) -> float:
 
 def _test_seconds(plan: Plan, facts: Facts, measured: trial.Speed) -> float:
     views = max(1, len(plan["predict.views"]))
-    validations = 8 * 0.4  # validation happens about eight times on the smaller part of the other cases
-    return REPORT_S + measured.case_s * facts.other_cases * (views + validations)
+    return REPORT_S + measured.case_s * facts.other_cases * (views + LOOKS * VALIDATED)
 
 
 def _schedule(plan: Plan, facts: Facts, settings: Mapping[str, Any], measured: trial.Speed) -> None:
@@ -309,7 +311,9 @@ def _schedule(plan: Plan, facts: Facts, settings: Mapping[str, Any], measured: t
         round(min(0.998, max(0.9, 1 - 12 / max(total, 1))), 4),
         "averages about the last tenth of the steps",
     )
-    plan.decide("validate.every", max(1, -(-total // 8)), "eight looks at the validation cases")
+    look = measured.case_s * VALIDATED * facts.other_cases
+    looks = max(1, min(LOOKS, int(0.15 * total * measured.step_s / max(look, 1e-9))))
+    plan.decide("validate.every", max(1, -(-total // looks)), f"{looks} looks at the validation cases cost little")
     plan.decide("predict.batch_size", max(8, min(256, 2 * batch)), "prediction keeps no activations")
 
 
