@@ -191,7 +191,7 @@ def _few_values(found: Fingerprint) -> bool:
 
 
 def _learning(plan: Plan, found: Fingerprint, facts: Facts) -> None:
-    plan.decide("model.name", "lean", "the most accurate for its cost on this kind of machine; see docs/models.md")
+    plan.decide("model.name", "lean", "small enough to see every case often on two cores")
     imbalance = found.imbalance or 1.0
     if not facts.multilabel and imbalance > 1.5:
         plan.decide(
@@ -215,7 +215,7 @@ def _learning(plan: Plan, found: Fingerprint, facts: Facts) -> None:
     plan.decide("loss.name", "cross_entropy", "proper: its minimum is the true probability")
     plan.decide("optim.name", "sgd", "with one cycle the best weights after few epochs")
     plan.decide("optim.schedule", "one_cycle", "the whole length is known before training starts")
-    plan.decide("optim.weight_decay", 2e-3, "short trainings of small networks; measured in docs/models.md")
+    plan.decide("optim.weight_decay", 2e-3, "for short trainings of small networks; how it was chosen: docs/models.md")
     plan.decide("optim.clip", 2.0, "one odd batch must not undo the training")
     bf16 = facts.device.type != "mps" and fast_bf16(facts.device)
     plan.decide(
@@ -305,7 +305,7 @@ def _schedule(plan: Plan, facts: Facts, settings: Mapping[str, Any], measured: t
             "optim.epochs", float(round(1.5 * wanted)), f"{facts.train_cases} cases need about this many passes"
         )
         total = round(1.5 * wanted * per_epoch)
-    plan.decide("optim.lr", 0.1 if batch < 64 else 0.15, "for this batch, found on other data; see docs/models.md")
+    plan.decide("optim.lr", 0.1 if batch < 64 else 0.15, "for this batch; how it was chosen: docs/models.md")
     plan.decide(
         "optim.ema",
         round(min(0.998, max(0.9, 1 - 12 / max(total, 1))), 4),
