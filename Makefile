@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # uv does not read pip's settings: hand over a local wheel folder where the machine has one.
 export UV_FIND_LINKS := $(shell $(PY) -m pip config get global.find-links 2>/dev/null)
 
-.PHONY: all demo test check lint types clean
+.PHONY: all demo test check lint types peers bench-measure clean
 all: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -30,5 +30,18 @@ lint: all
 types: all
 	$(BIN)/mypy
 
+# The peers that benchmarks compare with, in an environment of their own.
+peers: .venv-peers/.installed
+.venv-peers/.installed: benchmarks/peers.txt pyproject.toml constraints.txt
+	$(PY) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+	.venv-peers/bin/uv pip install --quiet --python .venv-peers/bin/python -c constraints.txt -e . -r benchmarks/peers.txt
+	touch $@
+
+bench-measure: peers
+	.venv-peers/bin/python benchmarks/surface.py
+	.venv-peers/bin/python benchmarks/shape.py
+	.venv-peers/bin/python benchmarks/vessels.py
+
 clean:
-	rm -rf .venv runs bench .mypy_cache .ruff_cache
+	rm -rf .venv .venv-peers runs bench .mypy_cache .ruff_cache

@@ -13,9 +13,9 @@ from typing import Any
 
 from vesalius.core.version import __version__
 
-VERBS = ("inspect", "plan", "train", "evaluate", "predict", "demo")
+VERBS = ("inspect", "plan", "train", "evaluate", "predict", "measure", "demo")
 
-__all__ = ["__version__", "demo", "evaluate", "inspect", "plan", "predict", "train"]
+__all__ = ["__version__", "demo", "evaluate", "inspect", "measure", "plan", "predict", "train"]
 
 
 class _CallableRoom(ModuleType):
@@ -45,7 +45,8 @@ class _House(ModuleType):
 
 
 def _verb(name: str) -> Any:
-    return getattr(import_module("vesalius.serve.jobs"), name)
+    room = "measuring" if name == "measure" else "jobs"  # measuring needs no torch, which jobs imports
+    return getattr(import_module(f"vesalius.serve.{room}"), name)
 
 
 sys.modules[__name__].__class__ = _House

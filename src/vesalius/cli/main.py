@@ -78,6 +78,11 @@ def build_parser() -> argparse.ArgumentParser:
         "train": (verbs.train_options, verbs.train, "from data to a tested, calibrated model with a report"),
         "evaluate": (verbs.evaluate_options, verbs.evaluate, "the report again, or on other data"),
         "predict": (verbs.predict_options, verbs.predict, "predictions on files, folders, DICOM series"),
+        "measure": (
+            verbs.measure_options,
+            verbs.measure,
+            "shape, surface, vessel, cell and lesion measurements of masks, with units",
+        ),
     }
     parser = options.Parser(prog="vesalius", description="Deep learning for medical images.", epilog=_CODES)
     parser.add_argument("--version", action="version", version=f"vesalius {__version__}")

@@ -80,6 +80,84 @@ def planning(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def measuring(parser: argparse.ArgumentParser) -> None:
+    """What `measure` measures and writes."""
+    group = parser.add_argument_group("what to measure")
+    group.add_argument(
+        "--kind",
+        default="auto",
+        metavar="K",
+        help="organs, lesions, cells, vessels, tissue, heart, chest or auto (default auto)",
+    )
+    group.add_argument("--names", metavar="N", help="names of the labels: 1=liver,2=tumour or a JSON file")
+    group.add_argument("--labels", metavar="V", type=whole_numbers, default=(), help="only these label values: 1,2")
+    group.add_argument(
+        "--spacing", metavar="MM", type=numbers, help="mm per pixel in the order z,y,x, for files that do not say it"
+    )
+    group.add_argument(
+        "--tolerance",
+        metavar="MM",
+        type=numbers,
+        default=(1.0, 2.0),
+        help="tolerances of the normalised surface distance (default 1,2)",
+    )
+    group.add_argument(
+        "--with",
+        metavar="WHAT",
+        action="append",
+        default=[],
+        dest="extras",
+        help="also texture, relations, thickness, symmetry, autocorrelation, peaks or ripley (may be repeated)",
+    )
+    group = parser.add_argument_group("what to write")
+    group.add_argument("--mesh", metavar="F", action="append", default=[], help="surface meshes: stl, ply, obj, vtk")
+    group.add_argument("--contours", metavar="F", action="append", default=[], help="outlines: geojson, rtstruct")
+    group.add_argument(
+        "--deviation",
+        metavar="MM",
+        type=float,
+        help="how far smoothing may move a mesh (default half a voxel)",
+    )
+    group.add_argument("--format", metavar="F", action="append", default=[], dest="formats", help="csv, parquet (both)")
+    group.add_argument("--no-page", action="store_true", help="tables only, no page with pictures")
+
+
+def wishes_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of `measuring` as arguments of `serve.measuring.measure`."""
+    return {
+        "kind": args.kind,
+        "names": args.names,
+        "labels": args.labels,
+        "spacing": args.spacing,
+        "tolerances": args.tolerance,
+        "extras": _words(args.extras),
+        "meshes": _words(args.mesh),
+        "contours": _words(args.contours),
+        "deviation": args.deviation,
+        "formats": _words(args.formats) or ("csv", "parquet"),
+    }
+
+
+def _words(given: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word.strip() for text in given for word in text.split(",") if word.strip())
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    """``0.5,1`` as numbers."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 0.5,1") from None
+
+
+def whole_numbers(text: str) -> tuple[int, ...]:
+    """``1,2,7`` as whole numbers."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,2") from None
+
+
 def reading(parser: argparse.ArgumentParser) -> None:
     """How the data are laid out."""
     group = parser.add_argument_group("data")

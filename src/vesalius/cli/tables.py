@@ -89,3 +89,22 @@ def _duplicates(console: Console, found: dict[str, Any]) -> None:
         console.print(f"  ... and {rest} more; --json or --out lists all", highlight=False)
     for line in found["leakage"]["lines"]:
         console.print(f"[yellow]split[/yellow] {line}", highlight=False)
+
+
+def print_measured(done: Any) -> None:
+    """What `vesalius measure` prints: an answer, the middle of what matters, and where things are."""
+    console = Console(soft_wrap=True)
+    console.print(f"\n{done.summary.get('answer', '')}", highlight=False, markup=False)
+    for table in done.summary.get("tables", ()):
+        shown = Table(*table["head"])
+        for row in table["rows"]:
+            shown.add_row(*(str(cell) for cell in row))
+        console.print(shown)
+        if table.get("caption"):
+            console.print(table["caption"], highlight=False, markup=False)
+    for name, paths in done.tables.items():
+        where = ", ".join(str(path) for path in paths.values())
+        console.print(f"{name:<12} {done.rows[name]} rows  {where}", highlight=False, markup=False)
+    console.print(f"{'dictionary':<12} {done.dictionary}", highlight=False, markup=False)
+    if done.page is not None:
+        console.print(f"{'page':<12} {done.page}  ({done.seconds:.1f} s)", highlight=False, markup=False)

@@ -211,6 +211,55 @@ def predict(args: argparse.Namespace, screen: Screen) -> int:
     return 0
 
 
+def measure_options(parser: argparse.ArgumentParser) -> None:
+    """vesalius measure MASK..."""
+    parser.add_argument("masks", metavar="MASK", nargs="+", help="label images, or folders of them")
+    parser.add_argument(
+        "--out", metavar="DIR", help="where tables, pictures and the page go (default runs/measure-NAME)"
+    )
+    parser.add_argument(
+        "--image", metavar="PATH", help="the image of the mask, or a folder of images with the same names"
+    )
+    parser.add_argument("--reference", metavar="PATH", help="the true mask, or a folder of them: metrics are added")
+    options.measuring(parser)
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "--memory", metavar="SIZE", help="memory that may be taken, e.g. 4G (default 70 %% of what is free)"
+    )
+    group.add_argument("--workers", type=options.positive, metavar="N", help="cases at a time (default: all cores)")
+    parser.add_argument("--force", action="store_true", help="measure again what is already there")
+
+
+def measure(args: argparse.Namespace, screen: Screen) -> int:
+    """Numbers with units from masks."""
+    from vesalius.cli.tables import print_measured
+    from vesalius.serve import measuring
+
+    done = measuring.measure(
+        *args.masks,
+        out=args.out,
+        image=args.image,
+        reference=args.reference,
+        memory=args.memory,
+        workers=args.workers,
+        force=args.force,
+        page=not args.no_page,
+        command=args.typed,
+        progress=screen,
+        **options.wishes_of(args),
+    )
+    if args.json:
+        emit(done.to_json())
+    else:
+        print_measured(done)
+    if done.failed:
+        raise DataError(
+            f"{len(done.failed)} of {done.cases + len(done.failed)} cases failed (failed.json lists them); "
+            f"the first: {next(iter(done.failed.values()))}"
+        )
+    return 0
+
+
 def demo_options(parser: argparse.ArgumentParser) -> None:
     """vesalius demo [classify]."""
     parser.add_argument(

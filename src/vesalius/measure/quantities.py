@@ -45,15 +45,20 @@ class Quantity:
 
     def unit_in(self, *, physical: bool, intensity: str = "") -> str:
         """The unit as written: pixels where there is no geometry, the image's own unit for intensities."""
-        unit = self.unit if physical else _WITHOUT_GEOMETRY.get(self.unit, self.unit)
-        if unit.startswith("intensity") and intensity:
-            return unit.replace("intensity", intensity)
-        return unit
+        parts = self.unit.split(" ")
+        if not physical:
+            parts = [_WITHOUT_GEOMETRY.get(part, part) for part in parts]
+        if intensity:
+            parts = [part.replace("intensity", intensity, 1) for part in parts]
+        return " ".join(parts)
 
     def column(self, *, physical: bool, intensity: str = "") -> str:
-        """Name of the column: ``surface_area_mm2``, ``surface_area_px2``, ``sphericity``."""
+        """Name of the column: ``surface_area_mm2``, ``surface_area_px2``, ``sphericity``, ``density_per_mm2``."""
         unit = self.unit_in(physical=physical, intensity=intensity)
-        return self.name if unit in ("1", "text") else f"{self.name}_{unit}"
+        whole, minus, power = unit.replace(" ", "_").partition("-")
+        if minus:
+            whole = f"per_{whole}" + ("" if power == "1" else power)
+        return self.name if unit in ("1", "text", "count") else f"{self.name}_{whole}"
 
 
 def by_name(*groups: Iterable[Quantity]) -> dict[str, Quantity]:

@@ -16,6 +16,7 @@ from scipy import ndimage
 from vesalius.core.errors import UsageError
 from vesalius.core.geometry import FloatArray, Grid, affine_from_axes
 from vesalius.core.randomness import generator
+from vesalius.measure.skeleton import grown_simply
 from vesalius.phantoms.phantom import (
     Array,
     Phantom,
@@ -82,8 +83,7 @@ def make_vessels(
     narrowing = _narrowing(draw, tree) if who.kind == 1 else None
     cover = _rendered(tree, shape, narrowing)
     pixels = _fundus(draw, cover) if dims == 2 else _angiogram(draw, cover)
-    # Between two daughters a single pixel may be walled in; filling it keeps the mask a tree, like the graph.
-    mask = ndimage.binary_fill_holes(cover >= 0.5).astype(np.uint8)
+    mask = _tree_mask(tree, cover).astype(np.uint8)
     boxes = boxes_of(mask, 1)
     meta = {"modality": "OP" if dims == 2 else "MR"}
     return assembled(
@@ -227,6 +227,29 @@ def _rendered(tree: _Tree, shape: tuple[int, ...], narrowing: dict[str, Any] | N
             wide = radius * (1 - (1 - narrowing["open"]) * np.exp(-((gap / reach) ** 4)))
         cover[box] = np.maximum(cover[box], soft_step(wide - distance_to_segment(points, start, end), 1.0))
     return cover
+
+
+def _tree_mask(tree: _Tree, cover: Array) -> NDArray[np.bool_]:
+    """Where vessels cover half a pixel or more, mended to be a tree like the graph.
+
+    Between two daughters single pixels may be walled in: in the plane such a hole is filled. In a volume it is a tunnel
+    below a bridge of voxels that touch; the mask is grown again from the trunk, from the axes outwards, and what would
+    close a loop (the bridge) stays out.
+    """
+    inside = ndimage.binary_fill_holes(cover >= 0.5)
+    if cover.ndim == 2:
+        return np.asarray(inside, dtype=np.bool_)
+    places = np.argwhere(inside)
+    depth = np.full(len(places), -np.inf)
+    for (first, second), radius in zip(tree.edges, tree.radii, strict=True):
+        start, end = tree.nodes[first], tree.nodes[second]
+        near = ((places >= np.minimum(start, end) - radius - 2) & (places <= np.maximum(start, end) + radius + 2)).all(
+            1
+        )
+        depth[near] = np.maximum(depth[near], -distance_to_segment(places[near], start, end) / radius)
+    keys = np.zeros(cover.shape)
+    keys[tuple(places.T)] = depth
+    return grown_simply(inside, keys, places[int(np.argmax(depth))])
 
 
 def _fundus(draw: np.random.Generator, cover: Array) -> NDArray[np.uint8]:

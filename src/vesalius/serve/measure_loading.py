@@ -1,0 +1,252 @@
+"""A mask, its image and its reference from the door, checked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vesalius.core.errors import FileError, GeometryError
+from vesalius.core.geometry import Grid
+from vesalius.core.image import Act, Image
+from vesalius.io.open import open_image
+from vesalius.serve.measure_cases import MeasureCase
+
+# A mask in colour has one colour per class; more than this many is a photograph.
+_MOST_COLOURS = 256
+_PLACE_TOLERANCE_MM = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """One case, ready to be measured.
+
+    Parameters
+    ----------
+    labels
+        ``(Y, X)`` or ``(Z, Y, X)`` of whole numbers, 0 for background; ``layers`` holds overlapping structures instead.
+    names
+        Names of label values as far as they are known.
+    image, reference
+        On the same grid.
+    """
+
+    case_id: str
+    source: str
+    grid: Grid
+    labels: NDArray[Any]
+    layers: dict[int, NDArray[Any]]
+    names: dict[int, str]
+    image: Image | None = None
+    reference: NDArray[Any] | None = None
+    systole: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def spacing(self) -> tuple[float, ...] | None:
+        """mm per axis, or None."""
+        return self.grid.spacing_mm
+
+    def name_of(self, value: int) -> str:
+        """The name of a label value, or the value as text."""
+        return self.names.get(int(value), str(int(value)))
+
+
+def load(
+    case: MeasureCase,
+    *,
+    names: Mapping[int, str],
+    only: Sequence[int] = (),
+    spacing: Sequence[float] | None = None,
+) -> Loaded:
+    """Open a case.
+
+    Raises
+    ------
+    FileError
+        If the mask is no label image, or image and reference lie on another grid.
+    """
+    opened = open_image(case.mask)
+    labels, layers, found = _labels_of(opened, case.mask)
+    notes = [f"{case.case_id}: {note.text}" for note in opened.record if note.act is not Act.NOTED]
+    grid = opened.grid
+    if spacing is not None:
+        if grid.spacing_mm is None:
+            grid = Grid(grid.shape, spacing=_fitting(spacing, grid, case.mask))
+            notes.append(f"{case.case_id}: the file has no physical size; {list(spacing)} mm was given")
+        elif not np.allclose(grid.spacing_mm, spacing, rtol=1e-3):
+            raise GeometryError(
+                case.mask,
+                found=f"--spacing {list(spacing)} but the file says {_steps(grid)} mm",
+                expected="one truth",
+                do="leave --spacing out, or correct the file",
+            )
+    if only:
+        labels = np.where(np.isin(labels, list(only)), labels, 0).astype(labels.dtype)
+        layers = {value: layer for value, layer in layers.items() if value in only}
+    image = None if case.image is None else _image(case.image, opened.grid, case.mask)
+    reference = None if case.reference is None else _reference(case.reference, opened.grid, case.mask, layers)
+    return Loaded(
+        case.case_id, case.mask, grid, labels, layers, {**found, **names}, image, reference, case.systole, notes
+    )
+
+
+def _fitting(spacing: Sequence[float], grid: Grid, path: str) -> tuple[float, ...]:
+    if len(spacing) != grid.ndim:
+        raise GeometryError(
+            path,
+            found=f"{grid.ndim} axes",
+            expected=f"as many as --spacing has ({len(spacing)})",
+            do="give one step an axis",
+        )
+    return tuple(float(step) for step in spacing)
+
+
+def _labels_of(image: Image, path: str) -> tuple[NDArray[Any], dict[int, NDArray[Any]], dict[int, str]]:
+    """The label map of an opened mask, overlapping layers, and names that the file holds."""
+    pixels, names = image.pixels, _segment_names(image)
+    if pixels.shape[0] == 1:
+        return _whole(pixels[0], path), {}, names
+    if image.unit.value == "label" or names:
+        return _from_segments(pixels, path, names)
+    if pixels.ndim == 3 and pixels.shape[0] in (3, 4):
+        return _from_colours(pixels, path)
+    raise FileError(
+        path,
+        found=f"{pixels.shape[0]} channels that are not segments",
+        expected="one channel of label values",
+        do="write a label map",
+    )
+
+
+def _segment_names(image: Image) -> dict[int, str]:
+    out = {}
+    for line in image.meta.get("segments", ()) or ():
+        number, _, name = str(line).partition(":")
+        if number.strip().isdigit():
+            out[int(number)] = name.strip()
+    return out
+
+
+def _whole(values: NDArray[Any], path: str) -> NDArray[Any]:
+    """Label values as unsigned whole numbers."""
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    if np.issubdtype(values.dtype, np.floating):
+        if not np.isfinite(values).all():
+            raise FileError(
+                path, found="values that are not finite", expected="whole label values", do="clean the mask"
+            )
+        rounded = np.rint(values)
+        if not np.array_equal(rounded, values):
+            raise FileError(
+                path,
+                found=f"fractions, such as {float(values[rounded != values].flat[0]):.4g}",
+                expected="whole label values",
+                do="threshold a probability map first",
+            )
+        values = rounded.astype(np.int64)
+    if values.size and values.min() < 0:
+        raise FileError(
+            path, found=f"label {int(values.min())}", expected="labels of 0 and more", do="correct the mask"
+        )
+    largest = int(values.max()) if values.size else 0
+    return values.astype(np.min_scalar_type(largest), copy=False)
+
+
+def _from_segments(
+    pixels: NDArray[Any], path: str, names: dict[int, str]
+) -> tuple[NDArray[Any], dict[int, NDArray[Any]], dict[int, str]]:
+    """One label map where segments do not overlap, else one layer each."""
+    values = sorted(names) if len(names) == pixels.shape[0] else list(range(1, pixels.shape[0] + 1))
+    masks = [_whole(layer, path) > 0 for layer in pixels]
+    dtype = np.min_scalar_type(max(values))
+    merged = np.zeros(pixels.shape[1:], dtype)
+    overlap = False
+    for value, mask in zip(values, masks, strict=True):
+        overlap = overlap or bool((merged[mask] > 0).any())
+        merged[mask] = value
+    layers = dict(zip(values, masks, strict=True)) if overlap else {}
+    return merged, layers, names
+
+
+def _from_colours(pixels: NDArray[Any], path: str) -> tuple[NDArray[Any], dict[int, NDArray[Any]], dict[int, str]]:
+    """A mask in colour: grey if the channels are equal, else one label per colour, black being background."""
+    colour = pixels[:3]
+    if np.array_equal(colour[0], colour[1]) and np.array_equal(colour[0], colour[2]):
+        return _whole(colour[0], path), {}, {}
+    code = (colour[0].astype(np.int64) << 16) | (colour[1].astype(np.int64) << 8) | colour[2]
+    found, flat = np.unique(code, return_inverse=True)
+    if len(found) > _MOST_COLOURS or pixels.dtype != np.uint8:
+        raise FileError(
+            path,
+            found=f"{len(found)} colours, which looks like a picture",
+            expected="a mask with one colour per class",
+            do="give the mask as MASK and the picture as --image",
+        )
+    if found[0] != 0:
+        found, flat = np.concatenate([[0], found]), flat + 1
+    labels = flat.reshape(code.shape).astype(np.uint16)
+    return labels, {}, {number: f"#{value:06x}" for number, value in enumerate(found.tolist()) if number}
+
+
+def _image(path: str, grid: Grid, mask: str) -> Image:
+    image = open_image(path)
+    _same_grid(path, image.grid, mask, grid, "image")
+    return image
+
+
+def _reference(path: str, grid: Grid, mask: str, layers: Mapping[int, Any]) -> NDArray[Any]:
+    opened = open_image(path)
+    _same_grid(path, opened.grid, mask, grid, "reference")
+    labels, other, _ = _labels_of(opened, path)
+    if layers or other:
+        raise FileError(
+            path if other else mask,
+            found="segments that overlap",
+            expected="one label per voxel when masks are compared",
+            do="compare the segments one by one with --labels",
+        )
+    return labels
+
+
+def _same_grid(path: str, grid: Grid, mask_path: str, mask: Grid, what: str) -> None:
+    """Refuse an image or reference that lies elsewhere than its mask; a file without geometry needs the same shape."""
+    if grid.shape != mask.shape:
+        raise GeometryError(
+            path,
+            found=f"shape {'x'.join(map(str, grid.shape))}",
+            expected=f"that of the mask {mask_path}, {'x'.join(map(str, mask.shape))}",
+            do=f"resample the {what} to the mask",
+        )
+    both = grid.affine is not None and mask.affine is not None
+    if both and not grid.same_place(mask, tolerance_mm=_PLACE_TOLERANCE_MM):
+        raise GeometryError(
+            path,
+            found=f"another place or spacing ({_steps(grid)} mm, first voxel {_first(grid)})",
+            expected=f"that of the mask {mask_path} ({_steps(mask)} mm, first voxel {_first(mask)})",
+            do=f"resample the {what} to the mask",
+        )
+    if (
+        not both
+        and grid.spacing_mm
+        and mask.spacing_mm
+        and not np.allclose(grid.spacing_mm, mask.spacing_mm, rtol=1e-3)
+    ):
+        raise GeometryError(
+            path,
+            found=f"spacing {_steps(grid)} mm",
+            expected=f"that of the mask {mask_path}, {_steps(mask)} mm",
+            do="correct the one that is wrong",
+        )
+
+
+def _steps(grid: Grid) -> str:
+    return "x".join(f"{step:.4g}" for step in grid.spacing_mm or ())
+
+
+def _first(grid: Grid) -> str:
+    return "(" + ", ".join(f"{value:.2f}" for value in grid.to_patient([0.0] * grid.ndim)) + ")"

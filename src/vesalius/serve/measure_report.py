@@ -1,0 +1,213 @@
+"""What a measured cohort says in one sentence, in a small table, and on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vesalius.report.measure_numbers import unit_shown
+from vesalius.report.measure_page import MeasureTable, write_measure_page
+from vesalius.serve.measure_cases import MeasureCase
+from vesalius.serve.measure_tables import TableStore
+
+# Rows of a table that the page looks at; the files hold all.
+MOST_ROWS = 200_000
+# By table: the quantities that a reader wants first, and what a row is.
+HIGHLIGHTS: Mapping[str, tuple[str, ...]] = {
+    "structures": (
+        "volume",
+        "surface_area",
+        "sphericity",
+        "maximum_diameter",
+        "longest_diameter",
+        "short_axis",
+        "area",
+        "perimeter",
+        "circularity",
+        "feret_max",
+        "mean",
+    ),
+    "cells": ("area", "perimeter", "eccentricity", "solidity", "circularity", "gap_distance"),
+    "images": ("cell_count", "frame_density", "cell_area_median", "cell_area_fraction", "clark_evans"),
+    "vessels": ("length", "calibre_mean", "bifurcations", "tortuosity", "vessel_density", "fractal_dimension"),
+    "branches": ("length", "calibre_mean", "tortuosity"),
+    "bifurcations": ("angle",),
+    "narrowings": ("narrowing",),
+    "relations": ("gap", "contact_area", "centroid_distance"),
+    "reference": ("dice", "surface_dice", "hausdorff_distance_95", "hausdorff_distance", "assd", "volume_error"),
+    "reference_images": (
+        "panoptic_quality",
+        "instance_ap_50",
+        "aji",
+        "lesion_sensitivity",
+        "lesions_false",
+        "lesion_f1",
+    ),
+    "tissue": ("tissue_fraction", "image_fraction", "class_area"),
+    "heart": ("ejection_fraction", "end_diastolic_volume", "end_systolic_volume", "stroke_volume"),
+    "chest": ("cardiothoracic_ratio", "heart_width", "thorax_width"),
+}
+ROWS: Mapping[str, tuple[str, str]] = {
+    "structures": ("structure", "structures"),
+    "cells": ("cell", "cells"),
+    "images": ("image", "images"),
+    "vessels": ("vessel tree", "vessel trees"),
+    "branches": ("branch", "branches"),
+    "bifurcations": ("bifurcation", "bifurcations"),
+    "narrowings": ("narrowing", "narrowings"),
+    "relations": ("pair", "pairs"),
+    "reference": ("comparison", "comparisons"),
+    "reference_images": ("image compared", "images compared"),
+    "tissue": ("tissue class", "tissue classes"),
+    "heart": ("heart", "hearts"),
+    "chest": ("chest film", "chest films"),
+}
+LEADS: Mapping[str, str] = {
+    "structures": "One row for each label of each mask.",
+    "cells": "One row for each cell.",
+    "images": "One row for each image: counts with 95 % intervals, and summaries of its cells.",
+    "vessels": "One row for each mask.",
+    "branches": "One row for each branch of the vessel graph.",
+    "bifurcations": "One row for each bifurcation.",
+    "narrowings": "Places where the calibre falls below what the branch is elsewhere; candidates, not diagnoses.",
+    "relations": "One row for each pair of labels near one another.",
+    "reference": "The masks against the reference, one row for each label.",
+    "reference_images": "The masks against the reference, one row for each image: objects found and missed.",
+    "tissue": "One row for each class of tissue.",
+    "heart": "Volumes by the method of discs.",
+    "chest": "Widths of heart and chest.",
+}
+_MAIN = ("cells", "structures", "vessels", "tissue", "heart", "chest")
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Everything that was measured in one call."""
+
+    folder: Path
+    kind: str
+    because: str
+    cases: Sequence[MeasureCase]
+    store: TableStore
+    records: Sequence[Mapping[str, Any]]
+    dictionary: pd.DataFrame
+    failed: Mapping[str, str]
+    notes: list[str]
+
+    def tables(self) -> list[str]:
+        """Names of the tables, in order."""
+        return list(dict.fromkeys(name for record in self.records for name in record["parts"]))
+
+    def highlights(self, table: str) -> list[str]:
+        """Columns of a table that matter most, in order."""
+        here = self.dictionary[self.dictionary["table"] == table]
+        out: list[str] = []
+        for quantity in HIGHLIGHTS.get(table, ()):
+            hit = here["quantity"].str.fullmatch(rf"{quantity}(_at_.*)?")
+            out += [column for column in here.loc[hit, "column"] if column not in out]
+        return out
+
+
+def summarise(study: Study) -> dict[str, Any]:
+    """``answer`` in one sentence, and small tables (head, rows, caption) for the screen."""
+    frames = {name: study.store.frame(study.records, name, MOST_ROWS) for name in study.tables()}
+    tables = []
+    for name, (frame, rows) in frames.items():
+        chosen = [column for column in study.highlights(name) if column in frame][:6]
+        if chosen and len(frame):
+            tables.append(_screen_table(study, name, frame, rows, chosen))
+    return {"answer": _answer(study, frames), "tables": tables}
+
+
+def _answer(study: Study, frames: Mapping[str, tuple[pd.DataFrame, int]]) -> str:
+    cases = len(study.records)
+    parts = [f"{cases:,} {'mask' if cases == 1 else 'masks'}"]
+    main = next((name for name in _MAIN if name in frames), None)
+    if main is not None:
+        frame, rows = frames[main]
+        parts.append(f"{rows:,} {ROWS[main][rows != 1]}")
+        for column in study.highlights(main)[:1]:
+            if column in frame and frame[column].notna().any():
+                low, middle, high = np.nanpercentile(frame[column].astype(float), [25, 50, 75])
+                row = study.dictionary[(study.dictionary["table"] == main) & (study.dictionary["column"] == column)]
+                unit = str(row["unit"].iloc[0])
+                unit = f" {unit_shown(unit)}".rstrip()
+                name = str(row["quantity"].iloc[0]).replace("_", " ")
+                parts.append(f"median {name} {middle:.4g}{unit} (quartiles {low:.4g} to {high:.4g})")
+    if study.failed:
+        parts.append(f"{len(study.failed)} masks failed")
+    return "; ".join([", ".join(parts[:2]), *parts[2:]]) + "."
+
+
+def _screen_table(study: Study, name: str, frame: pd.DataFrame, rows: int, chosen: list[str]) -> dict[str, Any]:
+    """Rows themselves where there are few, else the median and quartiles by structure."""
+    by = [column for column in ("name", "label") if column in frame][:1] if name in ("structures", "reference") else []
+    if rows <= _FEW:
+        keys = [
+            column
+            for column in ("case_id", *by, *(["first", "second"] if name == "relations" else ()))
+            if column in frame
+        ]
+        body = [
+            [*(row[key] for key in keys), *(_short(row[column]) for column in chosen)] for _, row in frame.iterrows()
+        ]
+        return {"head": [*keys, *chosen], "rows": body, "caption": ""}
+    groups = list(frame.groupby(by[0], sort=False)) if by and frame[by[0]].nunique() <= _FEW else [("all", frame)]
+    body = [[str(key), len(part), *(_quartiles(part[column]) for column in chosen)] for key, part in groups]
+    said = f"{name}: median (quartiles)" + ("" if rows == len(frame) else f" of the first {len(frame)} of {rows}")
+    return {"head": [by[0] if by else name, "n", *chosen], "rows": body, "caption": said}
+
+
+_FEW = 12
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (float, np.floating)):
+        return "" if np.isnan(value) else f"{value:.4g}"
+    return str(value)
+
+
+def _quartiles(column: pd.Series[Any]) -> str:
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return ""
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return f"{middle:.4g} ({low:.4g} to {high:.4g})"
+
+
+def write_page(study: Study, work: Any, summary: Mapping[str, Any]) -> Path:
+    """``index.html``: the answer, tables, pictures of some cases, the dictionary."""
+    from vesalius.serve.measure_pictures import pictures_of
+
+    tables = [
+        MeasureTable(
+            name.replace("_", " "),
+            LEADS.get(name, ""),
+            study.store.frame(study.records, name, MOST_ROWS)[0],
+            study.highlights(name),
+        )
+        for name in study.tables()
+    ]
+    facts = {
+        "answer": summary["answer"],
+        "kind": f"{study.kind} ({study.because})",
+        "masks": len(study.records),
+        "failed": len(study.failed),
+    }
+    return write_measure_page(
+        study.folder / "index.html",
+        title=f"Measurements: {study.folder.name}",
+        summary=facts,
+        tables=tables,
+        pictures=pictures_of(study, work),
+        dictionary=study.dictionary,
+        problems=list(study.failed.values()),
+        notes=study.notes,
+        next_steps="",
+    )
