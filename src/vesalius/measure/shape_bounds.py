@@ -253,7 +253,7 @@ def _khachiyan(points, tolerance):  # type: ignore[no-untyped-def]
     for axis in range(3):
         weights[np.argmin(points[:, axis])] += 1 / 6
         weights[np.argmax(points[:, axis])] += 1 / 6
-    if np.linalg.matrix_rank((lifted.T * weights) @ lifted) < 4:
+    if np.linalg.matrix_rank(_scatter(lifted, weights)) < 4:
         weights[:] = 1 / count
     kept, left = np.arange(count), count
     norms, side = np.empty(count), np.empty(4)
@@ -261,7 +261,7 @@ def _khachiyan(points, tolerance):  # type: ignore[no-untyped-def]
     for turn in range(1000000):
         if turn % 100 == 0:
             # From scratch now and then: updates gather rounding errors.
-            inverse = np.linalg.inv((lifted.T * weights) @ lifted)
+            inverse = np.linalg.inv(_scatter(lifted, weights))
             left = _reduce(lifted, inverse, weights, norms, kept, left)
         up, down = kept[0], -1
         for k in kept[:left]:
@@ -287,11 +287,33 @@ def _khachiyan(points, tolerance):  # type: ignore[no-untyped-def]
         for i in range(4):
             for j in range(4):
                 inverse[i, j] = (inverse[i, j] - factor * side[i] * side[j]) / (1 - step)
-    inverse = np.linalg.inv((lifted.T * weights) @ lifted)
+    inverse = np.linalg.inv(_scatter(lifted, weights))
     worst = 0.0
     for k in range(count):
-        worst = max(worst, lifted[k] @ inverse @ lifted[k])
+        worst = max(worst, _norm(lifted[k], inverse))
     return weights, worst
+
+
+@kernel
+def _scatter(lifted, weights):  # type: ignore[no-untyped-def]
+    """Weighted sum of the outer products of points with themselves."""
+    out = np.zeros((4, 4))
+    for k in range(lifted.shape[0]):
+        if weights[k] > 0:
+            for i in range(4):
+                for j in range(4):
+                    out[i, j] += weights[k] * lifted[k, i] * lifted[k, j]
+    return out
+
+
+@kernel
+def _norm(point, inverse):  # type: ignore[no-untyped-def]
+    """Squared length of a point under the inverse of the scatter."""
+    total = 0.0
+    for i in range(4):
+        for j in range(4):
+            total += point[i] * inverse[i, j] * point[j]
+    return total
 
 
 @kernel
@@ -299,7 +321,7 @@ def _reduce(lifted, inverse, weights, norms, kept, left):  # type: ignore[no-unt
     """Norms anew, and the points that may still lie on the ellipsoid (Harman and Pronzato 2007); returns how many."""
     worst = 0.0
     for k in kept[:left]:
-        norms[k] = lifted[k] @ inverse @ lifted[k]
+        norms[k] = _norm(lifted[k], inverse)
         worst = max(worst, norms[k])
     excess = max(worst / 4 - 1, 0.0)
     limit = 4 * (1 + excess / 2 - np.sqrt(excess * (3 + excess)) / 2) - 1e-9

@@ -18,8 +18,8 @@ from vesalius.report.tables import Grid
 MISSING = "–"
 # The thin space of `words.count`; thousands must not break over two lines.
 THIN = "\u202f"
-CASES = ("case", "case_id", "image", "name", "file", "patient", "patient_id")
-STRUCTURES = ("structure", "class", "class_name", "kind", "cell_type", "type", "group")
+CASES = ("case", "case_id", "image", "file", "patient", "patient_id")
+STRUCTURES = ("structure", "name", "class", "class_name", "kind", "cell_type", "type", "group")
 _NUMBERED = {"label", "instance", "cell", "object", "branch", "node", "component", "slice", "frame", "index", "id"}
 _ACRONYMS = {
     "hd": "HD", "hd95": "HD95", "hd99": "HD99", "nsd": "NSD", "assd": "ASSD", "masd": "MASD", "asd": "ASD",
@@ -84,7 +84,9 @@ class Measured:
 
 def measured(frame: pd.DataFrame, highlight: Sequence[str], dictionary: pd.DataFrame) -> Measured:
     """Sort out the columns of `frame` with the dictionary of columns; unknown ones are read from their names."""
-    known = {str(row["column"]): row for row in dictionary.to_dict("records")} if len(dictionary) else {}
+    known: dict[str, Mapping[str, Any]] = {}
+    if len(dictionary):
+        known = {str(row["column"]): {str(k): v for k, v in row.items()} for row in dictionary.to_dict("records")}
     identifiers = [str(name) for name in frame.columns if not _is_measure(frame, name)]
     order = {"case": 0, "structure": 1}
     case = next((name for name in CASES if name in identifiers), "")

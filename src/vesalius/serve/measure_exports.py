@@ -44,7 +44,9 @@ def colour_of(value: int) -> tuple[int, int, int]:
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
-def surface_meshes(loaded: Loaded, deviation: float | None) -> Iterator[tuple[int, meshes.Mesh, dict[str, float]]]:
+def surface_meshes(
+    loaded: Loaded, deviation: float | None, *, simpler: bool = True
+) -> Iterator[tuple[int, meshes.Mesh, dict[str, float]]]:
     """(label, smooth mesh, its deviation from the voxel surface) of every structure of a volume."""
     step = min(loaded.spacing or (1.0, 1.0, 1.0))
     limit = step * (_SMOOTHING + _SIMPLIFYING) if deviation is None else deviation
@@ -54,9 +56,11 @@ def surface_meshes(loaded: Loaded, deviation: float | None) -> Iterator[tuple[in
         raw = meshes.mesh_of(mask, where, value)
         if not len(raw.faces):
             continue
-        soft, _ = smooth(raw, max_deviation_mm=share * limit)
-        few, _ = simplify(soft, max_deviation_mm=(1 - share) * limit)
-        yield value, few, mesh_distance.deviation(few, raw)
+        mesh, moved = smooth(raw, max_deviation_mm=share * limit)
+        if simpler:
+            mesh, _ = simplify(mesh, max_deviation_mm=(1 - share) * limit)
+            moved = mesh_distance.deviation(mesh, raw)
+        yield value, mesh, moved
 
 
 def masks_of(loaded: Loaded) -> Iterator[tuple[int, NDArray[Any]]]:

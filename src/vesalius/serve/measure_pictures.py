@@ -87,7 +87,7 @@ def _rendered(loaded: Loaded) -> list[MeasurePicture]:
     if loaded.labels.size > _MOST_VOXELS:
         return []
     drawn: list[Drawn] = []
-    for value, mesh, _ in surface_meshes(loaded, None):
+    for value, mesh, _ in surface_meshes(loaded, None, simpler=False):
         drawn.append((mesh.vertices, mesh.faces, tuple(part / 255 for part in colour_of(value))))
         if len(drawn) == _MOST_SURFACES:
             break

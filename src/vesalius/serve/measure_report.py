@@ -145,25 +145,31 @@ def _answer(study: Study, frames: Mapping[str, tuple[pd.DataFrame, int]]) -> str
 
 
 def _screen_table(study: Study, name: str, frame: pd.DataFrame, rows: int, chosen: list[str]) -> dict[str, Any]:
-    """Rows themselves where there are few, else the median and quartiles by structure."""
-    by = [column for column in ("name", "label") if column in frame][:1] if name in ("structures", "reference") else []
+    """The chosen columns of a table: of every row where there are few, else median and quartiles by structure."""
+    by = "name" if name in ("structures", "reference", "tissue") and "name" in frame else ""
+    caption = ""
     if rows <= _FEW:
-        keys = [
-            column
-            for column in ("case_id", *by, *(["first", "second"] if name == "relations" else ()))
-            if column in frame
-        ]
-        body = [
-            [*(row[key] for key in keys), *(_short(row[column]) for column in chosen)] for _, row in frame.iterrows()
-        ]
-        return {"head": [*keys, *chosen], "rows": body, "caption": ""}
-    groups = list(frame.groupby(by[0], sort=False)) if by and frame[by[0]].nunique() <= _FEW else [("all", frame)]
-    body = [[str(key), len(part), *(_quartiles(part[column]) for column in chosen)] for key, part in groups]
-    said = f"{name}: median (quartiles)" + ("" if rows == len(frame) else f" of the first {len(frame)} of {rows}")
-    return {"head": [by[0] if by else name, "n", *chosen], "rows": body, "caption": said}
+        keys = [key for key in ("case_id", by, *_PAIR) if key and key in frame and (rows > 1 or key != "case_id")]
+        groups = [(" ".join(str(row[key]) for key in keys) or str(row["case_id"]), row) for _, row in frame.iterrows()]
+        cells = [[_short(row[column]) for _, row in groups] for column in chosen]
+    else:
+        parts = list(frame.groupby(by, sort=False)) if by and frame[by].nunique() <= _FEW else [("all", frame)]
+        groups = [(f"{key} (n {len(part)})", part) for key, part in parts]
+        cells = [[_quartiles(part[column]) for _, part in groups] for column in chosen]
+        caption = f"{name}: median (quartiles)" + (
+            "" if rows == len(frame) else f" of the first {len(frame)} of {rows}"
+        )
+    heads = [str(key) for key, _ in groups]
+    if len(heads) <= _MOST_ACROSS:
+        body = [[column, *row] for column, row in zip(chosen, cells, strict=True)]
+        return {"head": [name, *heads], "rows": body, "caption": caption}
+    across = [list(row) for row in zip(*cells[:_MOST_ACROSS], strict=True)]
+    body = [[head, *row] for head, row in zip(heads, across, strict=True)]
+    return {"head": [name, *chosen[:_MOST_ACROSS]], "rows": body, "caption": caption}
 
 
-_FEW = 12
+_FEW, _MOST_ACROSS = 12, 4
+_PAIR = ("first_name", "second_name")
 
 
 def _short(value: Any) -> str:

@@ -90,9 +90,10 @@ class TableStore:
         stem, parts, counts = safe_stem(case_id), {}, {}
         for name, columns in found.tables.items():
             rows = max((len(column) for column in columns.values()), default=0)
-            frame = pd.DataFrame({"case_id": [case_id] * rows, **columns})
+            arrays = {"case_id": pa.array([case_id] * rows, pa.string())}
+            arrays |= {column: _as_arrow(values) for column, values in columns.items()}
             part = f"{stem}.{name}.arrow"
-            feather.write_feather(frame, str(self.parts / part), compression="uncompressed")
+            feather.write_feather(pa.table(arrays), str(self.parts / part), compression="uncompressed")
             parts[name], counts[name] = part, rows
         record = {
             "key": key,
@@ -148,6 +149,11 @@ def dictionary(records: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 def write_dictionary(path: Path, rows: pd.DataFrame) -> Path:
     """``dictionary.csv``."""
     return write_text(path, rows.to_csv(index=False))
+
+
+def _as_arrow(values: Any) -> pa.Array:
+    """Text as text even where there is none, so that an empty table has the types of a full one."""
+    return pa.array(list(values), pa.string()) if values.dtype == object else pa.array(values)
 
 
 def _common(paths: Sequence[Path]) -> pa.Schema:

@@ -16,8 +16,11 @@ from vesalius.core.files import safe_stem, write_json
 from vesalius.core.progress import Progress, Silent
 from vesalius.core.provenance import provenance
 from vesalius.data.listing import stem_of
-from vesalius.serve.measure_cases import Found, find_cases, parse_names
+from vesalius.serve.measure_cases import find_cases, parse_names
 from vesalius.serve.measure_cohort import Gate, measure_cohort
+from vesalius.serve.measure_hearts import pair_phases
+from vesalius.serve.measure_kinds import Work, decide
+from vesalius.serve.measure_report import Study, summarise, write_page
 from vesalius.serve.measure_tables import TableStore, dictionary, write_dictionary
 from vesalius.serve.measure_wishes import Wishes
 
@@ -106,10 +109,6 @@ def measure(
     DataError
         If no case could be measured; single cases that fail are in ``failed``.
     """
-    from vesalius.serve import measure_kinds
-    from vesalius.serve.measure_hearts import pair_phases
-    from vesalius.serve.measure_report import Study, summarise, write_page
-
     progress, start = progress or Silent(), time.monotonic()
     try:
         wanted = Wishes(**wishes)
@@ -119,45 +118,52 @@ def measure(
     names = {**found.names, **parse_names(wanted.names)}
     for line in found.problems:
         progress.warn(line)
-    kind, because = measure_kinds.decide(wanted.kind, found.cases)
+    kind, because = decide(wanted.kind, found.cases)
     if kind == "heart":
         found.cases = pair_phases(found.cases)
     progress.say(f"kind {kind}: {because}")
     folder = _prepared(Path(out) if out is not None else Path("runs") / f"measure-{_name_of(masks[0])}", force)
     store = TableStore(folder, json.dumps([kind, asdict(wanted), sorted(names.items())], default=list))
-    work = measure_kinds.Work(kind, wanted, names, folder)
+    work = Work(kind, wanted, names, folder)
     done = measure_cohort(found.cases, store, Gate(memory), work, workers or available_cores(), progress)
     records = [done.records[case.case_id] for case in found.cases if case.case_id in done.records]
     _write_failed(folder, done.failed)
     if not records:
         first = next(iter(done.failed.values()))
         raise DataError(f"none of {len(found.cases)} cases could be measured; the first: {first}")
-    tables = store.join(records, wanted.formats)
-    meanings = dictionary(records)
-    study = Study(folder, kind, because, found.cases, store, records, meanings, done.failed, _notes(found, records))
-    summary = summarise(study)
-    data_hash = store.key_of([case.mask for case in found.cases])
+    notes = [*found.problems, *(note for record in records for note in record["notes"])]
+    study = Study(folder, kind, because, found.cases, store, records, dictionary(records), done.failed, notes)
     write_json(
-        folder / "provenance.json", provenance(seed=0, data_hash=data_hash, command=command, kind=kind, because=because)
+        folder / "provenance.json",
+        provenance(
+            seed=0,
+            data_hash=store.key_of([case.mask for case in found.cases]),
+            command=command,
+            kind=kind,
+            because=because,
+        ),
     )
+    return _finished(study, work, wanted, page, start)
+
+
+def _finished(study: Study, work: Work, wishes: Wishes, page: bool, start: float) -> Measured:
+    """Tables, dictionary and page from the parts."""
+    tables = study.store.join(study.records, wishes.formats)
+    summary = summarise(study)
     return Measured(
-        folder,
-        kind,
-        because,
-        len(records),
-        {name: sum(int(record["rows"].get(name, 0)) for record in records) for name in tables},
+        study.folder,
+        study.kind,
+        study.because,
+        len(study.records),
+        {name: sum(int(record["rows"].get(name, 0)) for record in study.records) for name in tables},
         tables,
-        write_dictionary(folder / "dictionary.csv", meanings),
+        write_dictionary(study.folder / "dictionary.csv", study.dictionary),
         write_page(study, work, summary) if page else None,
-        done.failed,
+        dict(study.failed),
         study.notes,
         summary,
         time.monotonic() - start,
     )
-
-
-def _notes(found: Found, records: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [*found.problems, *(note for record in records for note in record["notes"])]
 
 
 def _name_of(mask: str | Path) -> str:
