@@ -136,11 +136,11 @@ def _outlined(
 ) -> Bytes8:
     """The plane with a line inside the border of each label, and a dark hair line around it and between two labels."""
     base = plain(cut, side, levels)
-    height, width = base.shape[:2]
+    height, width = int(base.shape[0]), int(base.shape[1])
     rank = np.zeros(cut.labels.shape, np.int32) if not values.size else np.searchsorted(values, cut.labels) + 1
     rank = np.where(cut.labels == 0, 0, rank).astype(np.int32)
-    rows = ((np.arange(height * FINE) + 0.5) * rank.shape[0] / (height * FINE)).astype(np.intp)
-    columns = ((np.arange(width * FINE) + 0.5) * rank.shape[1] / (width * FINE)).astype(np.intp)
+    rows = ((np.arange(height * FINE) + 0.5) * cut.labels.shape[0] / (height * FINE)).astype(np.intp)
+    columns = ((np.arange(width * FINE) + 0.5) * cut.labels.shape[1] / (width * FINE)).astype(np.intp)
     fine = rank[rows][:, columns]
     edge = _borders(fine)
     inside = fine > 0

@@ -89,12 +89,9 @@ def vessel_graph_picture(
         return np.stack([(points[:, axes[1]] + 0.5) * steps[axes[1]] * scale, rows], axis=1)
 
     low, high = _calibre_range(branches)
-    forks, ends = int((meet >= 3).sum()), int((meet == 1).sum())
+    counts = (int((meet >= 3).sum()), int((meet == 1).sum()), len(narrowings))
     unit = "mm" if spacing is not None else "px"
-    said = label or (
-        f"Vessel graph of {len(polylines)} branches, {forks} forks, {ends} ends and {len(narrowings)} narrowings; "
-        f"calibre {short(low)} to {short(high)} {unit}"
-    )
+    said = label or _graph_words(len(polylines), counts, (low, high), unit)
     width = shape[axes[1]] * steps[axes[1]] * scale
     drawing = _Map(max(width, 300.0), height + 74, said, "vessels")
     for points, radii in sorted(branches, key=lambda one: float(one[1].mean())):
@@ -102,8 +99,16 @@ def vessel_graph_picture(
     _nodes(drawing, put(places), meet)
     for place, percent in narrowings:
         _narrowing(drawing, put(np.asarray(place, dtype=float).reshape(1, -1))[0], float(percent))
-    _key(drawing, height, (low, high), unit, scale, (forks, ends, len(narrowings)))
+    _key(drawing, height, (low, high), unit, scale, counts)
     return drawing.markup()
+
+
+def _graph_words(branches: int, counts: tuple[int, int, int], calibre: tuple[float, float], unit: str) -> str:
+    forks, ends, narrowings = counts
+    return (
+        f"Vessel graph of {branches} branches, {forks} forks, {ends} ends and {narrowings} narrowings; "
+        f"calibre {short(calibre[0])} to {short(calibre[1])} {unit}"
+    )
 
 
 def _branches(polylines: Sequence[Path], ndim: int) -> list[tuple[Floats, Floats]]:

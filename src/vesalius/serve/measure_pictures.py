@@ -110,7 +110,7 @@ def _graph(loaded: Loaded) -> list[MeasurePicture]:
     chart = vessel_graph_picture(
         lines,
         found.graph.nodes,
-        found.graph.degrees,
+        found.graph.degree,
         shape=loaded.labels.shape,
         spacing=loaded.spacing,
         narrowings=_narrowings(found),
@@ -131,7 +131,11 @@ def _graph(loaded: Loaded) -> list[MeasurePicture]:
 
 
 def _narrowings(found: Any) -> Sequence[tuple[Any, float]]:
-    return []
+    """(place, percent) of the candidates."""
+    table = found.stenoses
+    axes = [f"place_{axis}" for axis in "zyx"[-len(found.graph.shape) :]]
+    places = np.stack([table[axis] for axis in axes], axis=1)
+    return list(zip(places, table["diameter_stenosis"].tolist(), strict=True))
 
 
 def _ripley(study: Any) -> list[MeasurePicture]:

@@ -34,10 +34,17 @@ HIGHLIGHTS: Mapping[str, tuple[str, ...]] = {
     ),
     "cells": ("area", "perimeter", "eccentricity", "solidity", "circularity", "gap_distance"),
     "images": ("cell_count", "frame_density", "cell_area_median", "cell_area_fraction", "clark_evans"),
-    "vessels": ("length", "calibre_mean", "bifurcations", "tortuosity", "vessel_density", "fractal_dimension"),
-    "branches": ("length", "calibre_mean", "tortuosity"),
-    "bifurcations": ("angle",),
-    "narrowings": ("narrowing",),
+    "vessels": (
+        "total_length",
+        "mean_calibre",
+        "bifurcations",
+        "mean_arc_chord",
+        "vessel_density",
+        "fractal_dimension",
+    ),
+    "branches": ("length", "calibre_mean", "arc_chord"),
+    "bifurcations": ("angle_daughters", "murray_exponent"),
+    "narrowings": ("diameter_stenosis", "calibre"),
     "relations": ("gap", "contact_area", "centroid_distance"),
     "reference": ("dice", "surface_dice", "hausdorff_distance_95", "hausdorff_distance", "assd", "volume_error"),
     "reference_images": (
@@ -150,16 +157,16 @@ def _screen_table(study: Study, name: str, frame: pd.DataFrame, rows: int, chose
     caption = ""
     if rows <= _FEW:
         keys = [key for key in ("case_id", by, *_PAIR) if key and key in frame and (rows > 1 or key != "case_id")]
-        groups = [(" ".join(str(row[key]) for key in keys) or str(row["case_id"]), row) for _, row in frame.iterrows()]
-        cells = [[_short(row[column]) for _, row in groups] for column in chosen]
+        listed = [row for _, row in frame.iterrows()]
+        heads = [" ".join(str(row[key]) for key in keys) or str(row["case_id"]) for row in listed]
+        cells = [[_short(row[column]) for row in listed] for column in chosen]
     else:
         parts = list(frame.groupby(by, sort=False)) if by and frame[by].nunique() <= _FEW else [("all", frame)]
-        groups = [(f"{key} (n {len(part)})", part) for key, part in parts]
-        cells = [[_quartiles(part[column]) for _, part in groups] for column in chosen]
+        heads = [f"{key} (n {len(part)})" for key, part in parts]
+        cells = [[_quartiles(part[column]) for _, part in parts] for column in chosen]
         caption = f"{name}: median (quartiles)" + (
             "" if rows == len(frame) else f" of the first {len(frame)} of {rows}"
         )
-    heads = [str(key) for key, _ in groups]
     if len(heads) <= _MOST_ACROSS:
         body = [[column, *row] for column, row in zip(chosen, cells, strict=True)]
         return {"head": [name, *heads], "rows": body, "caption": caption}

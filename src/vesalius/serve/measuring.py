@@ -133,16 +133,9 @@ def measure(
         raise DataError(f"none of {len(found.cases)} cases could be measured; the first: {first}")
     notes = [*found.problems, *(note for record in records for note in record["notes"])]
     study = Study(folder, kind, because, found.cases, store, records, dictionary(records), done.failed, notes)
-    write_json(
-        folder / "provenance.json",
-        provenance(
-            seed=0,
-            data_hash=store.key_of([case.mask for case in found.cases]),
-            command=command,
-            kind=kind,
-            because=because,
-        ),
-    )
+    told = {"command": command, "kind": kind, "because": because}
+    data_hash = store.key_of([case.mask for case in found.cases])
+    write_json(folder / "provenance.json", provenance(seed=0, data_hash=data_hash, **told))
     return _finished(study, work, wanted, page, start)
 
 
