@@ -261,11 +261,11 @@ def measure(args: argparse.Namespace, screen: Screen) -> int:
 
 
 def demo_options(parser: argparse.ArgumentParser) -> None:
-    """vesalius demo [classify]."""
+    """vesalius demo [classify|measure]."""
     parser.add_argument(
-        "what", nargs="?", default="classify", choices=("classify",), help="which journey (default classify)"
+        "what", nargs="?", default="classify", choices=("classify", "measure"), help="which journey (default classify)"
     )
-    parser.add_argument("--out", metavar="RUN", help="the run folder (default runs/demo-classify)")
+    parser.add_argument("--out", metavar="RUN", help="where it works (default runs/demo-classify or runs/demo-measure)")
 
 
 def demo(args: argparse.Namespace, screen: Screen) -> int:

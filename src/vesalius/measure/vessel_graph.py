@@ -38,7 +38,7 @@ from vesalius.measure.vessel_voxels import Voxels, checked_mask, checked_spacing
 # Centrelines are smoothed over this many voxels, or this part of the radius where that is more.
 _SMOOTH_VOXELS, _SMOOTH_RADII = 2.0, 1.0
 # Cross-sections are averaged over this many voxels, or this part of the radius.
-_MEAN_VOXELS, _MEAN_RADII = 1.2, 0.5
+_MEAN_VOXELS, _MEAN_RADII = 1.5, 0.5
 # The distance to the nearest voxel centre outside is about this part of a voxel more than the radius of a thin tube.
 _DEPTH_EXCESS = 0.3
 # How often false loops are closed at most; one round nearly always does.

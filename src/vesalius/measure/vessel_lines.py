@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vesalius.core.environment import available_cores
 from vesalius.core.geometry import FloatArray
 from vesalius.measure.compiled import in_threads, kernel, slabs
-from vesalius.measure.vessel_voxels import Voxels, around, is_set, row_of
+from vesalius.measure.vessel_voxels import Voxels, is_set, row_of
 
 IntArray = NDArray[np.int64]
 
@@ -95,7 +95,10 @@ def owners(voxels: Voxels, places: FloatArray, spacing: FloatArray, lines: Lines
     seeds = np.rint(lines.points / spacing).astype(np.int64)
     inside = ((seeds >= 0) & (seeds < np.array(voxels.shape))).all(axis=1)
     address = np.where(inside, voxels.addresses(seeds), -1)
-    _spread(voxels.words, voxels.before, voxels.address, places, lines.points, first, last, address, slab, row, owner)
+    flat = int(voxels.shape[0] == 1)
+    _spread(
+        voxels.words, voxels.before, voxels.address, places, lines.points, first, last, address, slab, row, flat, owner
+    )
     return owner
 
 
@@ -205,8 +208,12 @@ def _gaussian(values, ends, starts, closed, sigma):  # type: ignore[no-untyped-d
             reach = int(np.ceil(3 * sigma[i]))
             total = 1.0
             x, y, z = values[i, 0], values[i, 1], values[i, 2]
+            # exp(-k^2 / 2 sigma^2) from one k to the next: times a factor that shrinks by the same ratio each time.
+            ratio = np.exp(-1.0 / sigma[i] ** 2)
+            factor, weight = np.sqrt(ratio), 1.0
             for k in range(1, reach + 1):
-                weight = np.exp(-0.5 * (k / sigma[i]) ** 2)
+                weight *= factor
+                factor *= ratio
                 total += 2 * weight
                 for side in (-k, k):
                     j = i + side
@@ -256,51 +263,70 @@ def _nearest(places, voxel, points, first, last, sample):  # type: ignore[no-unt
 
 
 @kernel
-def _spread(words, before, address, places, points, first, last, seeds, slab, row, owner):  # type: ignore[no-untyped-def]
+def _near_rows(words, before, here, slab, row, flat, out):  # type: ignore[no-untyped-def]
+    """Rows in the tables of the set voxels around `here`, itself included; returns how many."""
+    count = 0
+    for dz in range(-1 + flat, 2 - flat):
+        for dy in range(-1, 2):
+            first = here + dz * slab + dy * row - 1
+            word, shift = first >> 6, first & 63
+            bits = words[word] >> np.uint64(shift)
+            if shift > 61:
+                bits |= words[word + 1] << np.uint64(64 - shift)
+            bits &= np.uint64(7)
+            if bits == np.uint64(0):
+                continue
+            # Set voxels next to each other along x have consecutive rows.
+            voxel = row_of(words, before, first)
+            for k in range(3):
+                if (bits >> np.uint64(k)) & np.uint64(1) != np.uint64(0):
+                    out[count] = voxel
+                    voxel += 1
+                    count += 1
+    return count
+
+
+@kernel
+def _spread(words, before, address, places, points, first, last, seeds, slab, row, flat, owner):  # type: ignore[no-untyped-def]
     """Fill the mask from the samples; a voxel is asked again when a neighbour has found a nearer sample."""
     total = address.shape[0]
     best = np.full(total, np.inf, dtype=np.float32)
-    queue = np.empty(total + 1, dtype=np.int64)
+    queue = np.empty(total + 1, dtype=np.int32)
     queued = np.zeros(total, dtype=np.bool_)
+    near = np.empty(27, dtype=np.int64)
     head, count = 0, 0
     for sample in range(seeds.shape[0]):
         if seeds[sample] < 0:
             continue
-        code = around(words, seeds[sample], slab, row)
-        for k in range(27):
-            if not code >> k & 1:
-                continue
-            here = seeds[sample] + (k // 9 - 1) * slab + (k // 3 % 3 - 1) * row + k % 3 - 1
-            voxel = row_of(words, before, here)
-            near = np.float32(_apart(places, voxel, points, sample))
-            if near < best[voxel]:
-                best[voxel] = near
+        for k in range(_near_rows(words, before, seeds[sample], slab, row, flat, near)):
+            voxel = near[k]
+            far = np.float32(_apart(places, voxel, points, sample))
+            if far < best[voxel]:
+                best[voxel] = far
                 owner[voxel] = sample
                 if not queued[voxel]:
                     queued[voxel] = True
                     queue[(head + count) % (total + 1)] = voxel
                     count += 1
     while count > 0:
-        voxel = queue[head]
-        head = (head + 1) % (total + 1)
+        voxel = np.int64(queue[head])
+        head = head + 1 if head < total else 0
         count -= 1
         queued[voxel] = False
-        here = address[voxel]
-        code = around(words, here, slab, row) & ~(1 << 13)
-        for k in range(27):
-            if not code >> k & 1:
+        mine = np.int64(owner[voxel])
+        for k in range(_near_rows(words, before, address[voxel], slab, row, flat, near)):
+            other = near[k]
+            if owner[other] == mine:
                 continue
-            other = row_of(words, before, here + (k // 9 - 1) * slab + (k // 3 % 3 - 1) * row + k % 3 - 1)
-            if owner[other] == owner[voxel]:
-                continue
-            sample, far = _nearest(places, other, points, first, last, owner[voxel])
-            near = np.float32(far)
-            if near < best[other]:
-                best[other] = near
+            sample, distance = _nearest(places, other, points, first, last, mine)
+            far = np.float32(distance)
+            if far < best[other]:
+                best[other] = far
                 owner[other] = sample
                 if not queued[other]:
                     queued[other] = True
-                    queue[(head + count) % (total + 1)] = other
+                    place = head + count
+                    queue[place if place <= total else place - total - 1] = other
                     count += 1
 
 
@@ -340,10 +366,10 @@ def _frames(points, starts, closed, reach, tangents, bends, width):  # type: ign
         begin, end = starts[b], starts[b + 1] - 1
         for i in range(begin, end + 1):
             low, high = max(i - 1, begin), min(i + 1, end)
-            way = points[high] - points[low]
-            length = np.sqrt((way**2).sum())
+            length = _gap(points, high, low)
             width[i] = max(length / 2, 1e-9)
-            tangents[i] = way / length if length > 0 else way
+            for axis in range(3):
+                tangents[i, axis] = (points[high, axis] - points[low, axis]) / max(length, 1e-9)
             far = max(int(np.ceil(reach[i])), 2)
             low, high = i - far, i + far
             if closed[b]:
@@ -352,9 +378,14 @@ def _frames(points, starts, closed, reach, tangents, bends, width):  # type: ign
                 far = min(far, i - begin, end - i)
                 low, high = i - far, i + far
             step = length / 2 * far
-            if far >= 2 and step > 0:
-                bend = (points[low] - 2 * points[i] + points[high]) / step**2
-                bends[i] = bend - (bend * tangents[i]).sum() * tangents[i]
+            if far < 2 or step <= 0:
+                continue
+            along = 0.0
+            for axis in range(3):
+                bends[i, axis] = (points[low, axis] - 2 * points[i, axis] + points[high, axis]) / step**2
+                along += bends[i, axis] * tangents[i, axis]
+            for axis in range(3):
+                bends[i, axis] -= along * tangents[i, axis]
 
 
 @kernel
