@@ -14,6 +14,7 @@ The mask is 26-connected (8-connected in a plane), the background 6-connected (4
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from heapq import heappop, heappush
 from typing import Any
 
@@ -36,6 +37,8 @@ from vesalius.measure.vessel_voxels import (
 
 # Distances within this part of the smallest voxel side are peeled together.
 _LAYER = 1 / 8
+
+_NO_TABLE = np.zeros(0, dtype=np.bool_)
 
 # Bits of a 3 x 3 x 3 neighbourhood, 9 * z + 3 * y + x.
 _PLACE = [(k // 9, k // 3 % 3, k % 3) for k in range(27)]
@@ -75,7 +78,7 @@ def skeletonize(
 
 
 def thinned(voxels: Voxels, squared: FloatArray, spacing: Sequence[float]) -> Words:
-    """Bit map of the skeleton of `voxels`, whose squared distances from the background are `squared` ``(N,)`` in mm²."""
+    """Bit map of the skeleton of `voxels`, whose squared distances from the background are `squared` ``(N,)``."""
     smallest = min(spacing) if voxels.shape[0] > 1 else min(spacing[1:])
     layer = np.rint(np.sqrt(squared) / (smallest * _LAYER)).astype(np.int64)
     order = np.argsort(layer, kind="stable")
@@ -85,8 +88,14 @@ def thinned(voxels: Voxels, squared: FloatArray, spacing: Sequence[float]) -> Wo
     slab, row, _ = voxels.steps
     # Sides in turn: opposite ones follow each other.
     sides = np.array([-slab, slab, -row, row, -1, 1] if voxels.shape[0] > 1 else [-row, row, -1, 1])
-    _thin(words, voxels.address[order], starts, sides, slab, row)
+    _thin(words, voxels.address[order], starts, sides, slab, row, _plane_table() if voxels.shape[0] == 1 else _NO_TABLE)
     return words
+
+
+@lru_cache(maxsize=1)
+def _plane_table() -> NDArray[np.bool_]:
+    """``(512,)``: which pixels may go, by their neighbourhood in a plane."""
+    return np.array([_may_go(code << 9) for code in range(512)])
 
 
 @kernel
@@ -113,7 +122,7 @@ def spread26(bits):  # type: ignore[no-untyped-def]
 
 @kernel
 def is_simple(code):  # type: ignore[no-untyped-def]
-    """Whether the centre of a neighbourhood `code` (as `around` gives it) can change sides without changing topology."""
+    """Whether the centre of a neighbourhood `code` (of `around`) can change sides without changing the topology."""
     inside = code & ~_CENTRE
     if inside == 0:
         return False
@@ -139,15 +148,30 @@ def is_simple(code):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _goes(words, here, slab, row):  # type: ignore[no-untyped-def]
-    """Whether a voxel may be peeled now: it is simple, and not the end of a line (a voxel with one neighbour)."""
-    code = around(words, here, slab, row)
+def _may_go(code):  # type: ignore[no-untyped-def]
+    """Whether a voxel may be peeled: it is simple, and not the end of a line (a voxel with one neighbour)."""
     inside = code & ~_CENTRE
     return inside & (inside - 1) != 0 and is_simple(code)
 
 
 @kernel
-def _thin(words, address, starts, sides, slab, row):  # type: ignore[no-untyped-def]
+def _goes(words, here, slab, row, plane):  # type: ignore[no-untyped-def]
+    """Whether the voxel at `here` may be peeled now; `plane` answers for the 512 neighbourhoods of a plane."""
+    if plane.shape[0] == 0:
+        return _may_go(around(words, here, slab, row))
+    code = 0
+    for dy in range(3):
+        first = here + (dy - 1) * row - 1
+        word, shift = first >> 6, first & 63
+        bits = words[word] >> np.uint64(shift)
+        if shift > 61:
+            bits |= words[word + 1] << np.uint64(64 - shift)
+        code |= np.int64(bits & np.uint64(7)) << (3 * dy)
+    return plane[code]
+
+
+@kernel
+def _thin(words, address, starts, sides, slab, row, plane):  # type: ignore[no-untyped-def]
     """Peel layer by layer; `address` is sorted by layer. A voxel is looked at again when a neighbour has gone."""
     seen = np.zeros_like(words)
     queued = np.zeros_like(words)
@@ -168,7 +192,7 @@ def _thin(words, address, starts, sides, slab, row):  # type: ignore[no-untyped-
                 picked = 0
                 for k in range(count):
                     here = now[k]
-                    if is_set(words, here) and not is_set(words, here + side) and _goes(words, here, slab, row):
+                    if is_set(words, here) and not is_set(words, here + side) and _goes(words, here, slab, row, plane):
                         chosen[picked] = here
                         field[picked] = (here & 1) + 2 * ((here // row) & 1) + 4 * ((here // slab) & 1)
                         picked += 1
@@ -176,7 +200,7 @@ def _thin(words, address, starts, sides, slab, row):  # type: ignore[no-untyped-
                 for part in range(8):
                     for k in range(picked):
                         here = chosen[k]
-                        if field[k] == part and _goes(words, here, slab, row):
+                        if field[k] == part and _goes(words, here, slab, row, plane):
                             words[here >> 6] &= ~(np.uint64(1) << np.uint64(here & 63))
                             waiting = _wake(words, seen, queued, here, slab, row, after, waiting)
             for k in range(waiting):

@@ -7,6 +7,7 @@ straight part of each branch next to them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,7 +165,7 @@ def tips(
     degree: IntArray,
     radius: FloatArray,
     voxels: Voxels,
-    places: FloatArray,
+    places: NDArray[Any],
     owner: NDArray[np.int32],
     scale: Scale,
     fused: NDArray[np.bool_],
@@ -217,11 +218,14 @@ def _lengths(
     table: IntArray,
     limit: IntArray,
     voxels: Voxels,
-    places: FloatArray,
+    places: NDArray[Any],
     owner: NDArray[np.int32],
     scale: Scale,
 ) -> FloatArray:
-    """Length in mm of the axis beyond the base of each tip; `frames` ``(T, 10)``: place, outward way, curvature, radius."""
+    """Length in mm of the axis beyond the base of each tip.
+
+    `frames` ``(T, 10)`` hold its place, the outward way, the curvature vector and the radius.
+    """
     owned = lines.branch_of()
     offset = 3 - scale.ndim
     border = (np.array(voxels.shape)[offset:] - 1) * scale.used

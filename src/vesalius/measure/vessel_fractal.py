@@ -11,16 +11,16 @@ from vesalius.measure.compiled import in_threads, kernel
 
 # Boxes below this many voxels see the voxels, boxes above this part of the extent see the whole.
 _SMALLEST_BOX, _LARGEST_PART = 2.0, 0.25
-_SHIFTS = (0.0, 1 / 3, 2 / 3)
+_SHIFTS = (0.0, 0.5)
 
 
 def box_dimension(points: FloatArray, voxel: float) -> float:
     """Box-counting dimension of points ``(N, ndim)`` in mm that are at most one `voxel` apart.
 
-    Boxes are cubes with sides from 2 voxels to a quarter of the largest extent, doubling. Of nine (27) positions of the
-    grid, each shifted by thirds of a box, the smallest count is taken, because the dimension is defined by the fewest
-    boxes that cover the set (Foroutan-pour, Dutilleul and Smith, Appl. Math. Comput. 1999, 105:195). The dimension is
-    the slope of log count over log 1 / side. NaN for fewer than three sides.
+    Boxes are cubes with sides from 2 voxels to a quarter of the largest extent, doubling. Of the positions of the
+    grid, shifted by half a box along each axis or not, the one with the fewest boxes counts, because the dimension is
+    defined by the fewest that cover the set (Foroutan-pour, Dutilleul and Smith, Appl. Math. Comput. 1999, 105:195).
+    The dimension is the slope of log count over log 1 / side. NaN for fewer than three sides.
     """
     if not len(points):
         return float("nan")

@@ -250,6 +250,7 @@ def _branches(voxels: Voxels, net: Net, kept: IntArray, scale: Scale) -> tuple[F
     ended = tips(lines, ends, degree, radius, voxels, where, owner, scale, found.fused, cut)
     for (branch, side), place in ended.items():
         placed[ends[branch, side]] = place
+    placed[ends[closed, 0]] = lines.points[starts[:-1][closed]]
     lines = _joined(lines, ends, placed, cut, degree)
     found = sections(voxels, where, scale.voxel, lines, owner, depth / scale.step, move=True)
     radius = _radii(found, lines, depth, scale)
@@ -271,7 +272,7 @@ def _centred(
     owner = owners(voxels, where, scale.spacing, lines)
     inner = np.ones(len(lines.points), dtype=np.bool_)
     inner[lines.starts[:-1]] = inner[lines.starts[1:] - 1] = False
-    for turn in range(2):
+    for turn in range(1):
         found = sections(voxels, where, scale.voxel, lines, owner, reach, move=turn > 0)
         lines.points = lines.points + np.where((inner & ~found.fused)[:, None], found.shift, 0.0)
         lines.points = smoothed(lines, sigma)

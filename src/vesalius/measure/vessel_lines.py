@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vesalius.core.environment import available_cores
 from vesalius.core.geometry import FloatArray
-from vesalius.measure.compiled import in_threads, kernel, slabs
-from vesalius.measure.vessel_voxels import Voxels, is_set, row_of
+from vesalius.measure.compiled import in_threads, kernel
+from vesalius.measure.vessel_voxels import Voxels, is_set, pieces, row_of
 
 IntArray = NDArray[np.int64]
 
@@ -87,7 +86,7 @@ def smoothed(lines: Lines, sigma: FloatArray) -> FloatArray:
     return once + np.asarray(_gaussian(rest, rest, lines.starts, lines.closed, sigma))
 
 
-def owners(voxels: Voxels, places: FloatArray, spacing: FloatArray, lines: Lines) -> NDArray[np.int32]:
+def owners(voxels: Voxels, places: NDArray[Any], spacing: FloatArray, lines: Lines) -> NDArray[np.int32]:
     """``(N,)``: the sample nearest to each voxel along ways inside the mask; -1 in pieces without samples."""
     owner = np.full(len(voxels), -1, dtype=np.int32)
     slab, row, _ = voxels.steps
@@ -104,7 +103,7 @@ def owners(voxels: Voxels, places: FloatArray, spacing: FloatArray, lines: Lines
 
 def sections(
     voxels: Voxels,
-    places: FloatArray,
+    places: NDArray[Any],
     voxel: float,
     lines: Lines,
     owner: NDArray[np.int32],
@@ -122,7 +121,7 @@ def sections(
     if move:
         _descend(places, lines.points, first, last, owner)
         _exchange(voxels.words, voxels.before, voxels.address, places, lines.points, first, last, slab, row, owner)
-    parts = slabs(len(voxels), available_cores()) if len(voxels) else []
+    parts = pieces(len(voxels), 8 * len(voxels))
     width = np.empty(len(lines.points))
     tangents, bends = np.empty_like(lines.points), np.zeros_like(lines.points)
     _frames(lines.points, lines.starts, lines.closed, reach, tangents, bends, width)
@@ -150,7 +149,7 @@ def _limits(lines: Lines) -> tuple[IntArray, IntArray]:
 
 
 def spread_along(values: FloatArray, good: NDArray[np.bool_], starts: IntArray) -> FloatArray:
-    """`values` ``(M,)`` with those that are not `good` interpolated along the branch; NaN where a branch has no good."""
+    """`values` ``(M,)`` with those that are not `good` interpolated along the branch; NaN in branches without good."""
     out = values.copy()
     _fill(out, good, starts)
     return out

@@ -17,8 +17,8 @@ _HEALTHY, _ROUNDS = 0.88, 4
 STENOSIS_QUANTITIES = (
     Quantity("branch", "count", "Number of the branch."),
     Quantity("position", "mm", "Distance of the narrowest place from the first point of the branch, along it."),
-    Quantity("length", "mm", "Stretch over which at least half of the narrowing is present."),
-    Quantity("calibre", "mm", "Diameter at the narrowest place."),
+    Quantity("narrowed_length", "mm", "Stretch over which at least half of the narrowing is present."),
+    Quantity("calibre_narrowest", "mm", "Diameter at the narrowest place."),
     Quantity("calibre_healthy", "mm", "Diameter expected there from the rest of the branch."),
     Quantity(
         "diameter_stenosis",
@@ -84,8 +84,8 @@ def _in_branch(graph: VesselGraph, branch: Branch, degree: NDArray[np.int64], le
         place = branch.points[at]
         found = {
             "position": float(along[at]),
-            "length": float(along[rows[high]] - along[rows[low]]),
-            "calibre": 2 * float(branch.radius[at]),
+            "narrowed_length": float(along[rows[high]] - along[rows[low]]),
+            "calibre_narrowest": 2 * float(branch.radius[at]),
             "calibre_healthy": 2 * float(healthy[deepest]),
             "diameter_stenosis": 100 * float(lack[deepest]),
         }

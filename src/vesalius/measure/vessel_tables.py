@@ -91,7 +91,7 @@ BIFURCATION_QUANTITIES = (
     Quantity(
         "murray_exponent",
         "1",
-        "x with parent^x = major^x + minor^x of the diameters (Murray: 3); NaN where a daughter is as wide as the parent.",
+        "x with parent^x = major^x + minor^x of the diameters (Murray: 3); NaN if a daughter is as wide as the parent.",
         "Murray, PNAS 1926, 12:207",
     ),
     Quantity(

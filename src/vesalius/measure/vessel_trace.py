@@ -1,4 +1,4 @@
-"""From a skeleton to nodes and chains of voxels, and the cleaning of that net: spurs, close bifurcations, false loops."""
+"""From a skeleton to nodes and chains of voxels, and cleaning that net: spurs, close bifurcations, false loops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vesalius.core.geometry import FloatArray
 from vesalius.measure.compiled import kernel
@@ -120,9 +119,10 @@ def traced(skeleton: Voxels, depth: FloatArray, spacing: tuple[float, ...]) -> N
 def prune_spurs(net: Net, *, factor: float, margin: float) -> int:
     """Take out short chains that end blindly; returns how many.
 
-    A chain from an end to a node of three or more is a spur if the ball inscribed at its end reaches no farther from the
-    node than ``factor * depth + margin``, with the depth of the node: it hardly leaves the ball inscribed there. Spurs of a node go together, unless nothing else meets there: then the two longest stay. Nodes of which
-    two chains are left are dissolved, and it begins again.
+    A chain from an end to a node of three or more is a spur if the ball inscribed at its end reaches no farther from
+    the node than ``factor * depth + margin``, with the depth of the node: it hardly leaves the ball inscribed there.
+    Spurs of a node go together, unless nothing else meets there: then the two longest stay. Nodes of which two chains
+    are left are dissolved, and it begins again.
     """
     removed = 0
     while True:
@@ -199,8 +199,8 @@ def merge_close(net: Net, *, factor: float) -> int:
 def false_loops(net: Net, *, hole: float) -> Iterator[FloatArray]:
     """Closed ways ``(n, 3)`` in mm around holes too small to be real.
 
-    A ring of tubes of radius r around a hole of perimeter p is about ``p + 2 pi r`` long (for a convex hole exactly so).
-    The shortest ring through every chain is given if its p, with the mean radius of its chains, is less than `hole`.
+    A ring of tubes of radius r around a hole of perimeter p is ``p + 2 pi r`` long if the hole is convex. The shortest
+    ring through every chain is given if its p, with the mean radius of its chains, is less than `hole`.
     """
     done: set[frozenset[int]] = set()
     limit = hole + 2 * np.pi * max(net.depths, default=0.0)

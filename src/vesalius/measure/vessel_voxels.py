@@ -20,6 +20,9 @@ from vesalius.measure.compiled import in_threads, kernel, slabs
 
 Words = NDArray[np.uint64]
 
+# Starting threads costs about as much as reading this many bytes.
+_WORTH_THREADS = 1 << 20
+
 
 @dataclass(frozen=True, eq=False)
 class Voxels:
@@ -94,7 +97,7 @@ def checked_mask(mask: NDArray[Any]) -> NDArray[np.uint8]:
         raise ValueError(f"mask must have axes (Y, X) or (Z, Y, X), got shape {array.shape}")
     if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
         raise ValueError("mask must be finite, got NaN or infinity")
-    if array.dtype != np.bool_ and array.dtype != np.uint8:
+    if array.dtype not in (np.bool_, np.uint8):
         array = array != 0
     if array.dtype == np.bool_:
         array = array.view(np.uint8)
@@ -117,6 +120,11 @@ def checked_spacing(spacing: Sequence[float] | None, ndim: int) -> tuple[float, 
     return steps
 
 
+def pieces(rows: int, work: int) -> list[tuple[int, int]]:
+    """``range(rows)`` cut for the threads; in one piece if the `work` in bytes is not worth starting any."""
+    return slabs(rows, available_cores() if work > _WORTH_THREADS else 1) if rows else []
+
+
 def packed(mask: NDArray[np.uint8], *, fill_cavities: bool = True) -> Voxels:
     """Voxels of a volume ``(Z, Y, X)``; cavities (background that no path along faces joins to the rest) are filled.
 
@@ -130,7 +138,7 @@ def packed(mask: NDArray[np.uint8], *, fill_cavities: bool = True) -> Voxels:
     firsts = ((rows // max(shape[1], 1) + 1) * (shape[1] + 2) + rows % max(shape[1], 1) + 1) * width
     in_threads(
         lambda part: _pack(flat[part[0] : part[1]], firsts[part[0] : part[1]], words),
-        slabs(len(flat), available_cores()) if len(flat) else [],
+        pieces(len(flat), flat.size),
     )
     if fill_cavities and shape[0] > 1:
         _fill_cavities(words, shape, width)
@@ -147,7 +155,7 @@ def squared_depths(voxels: Voxels, spacing: Sequence[float]) -> FloatArray:
     slab, row, _ = voxels.steps
     for step, size in ((row, float(spacing[1])), (slab, float(spacing[0])))[: 2 if voxels.shape[0] > 1 else 1]:
         out = np.empty_like(depth)
-        parts = slabs(len(voxels), 4 * available_cores()) if len(voxels) else []
+        parts = pieces(len(voxels), 8 * len(voxels))
 
         def sweep(
             part: tuple[int, int], step: int = step, size: float = size, old: Any = depth, out: Any = out
@@ -255,7 +263,7 @@ def _along_rows(words, address, size, depth):  # type: ignore[no-untyped-def]
 
 @kernel
 def _across_rows(words, before, address, start, stop, step, size, depth, out):  # type: ignore[no-untyped-def]
-    """One pass of the separable distance transform: the best of the column through each voxel, outwards until beaten."""
+    """One pass of the separable distance transform: the best of the column through each voxel, outwards."""
     for k in range(start, stop):
         best = depth[k]
         here = address[k]

@@ -63,7 +63,13 @@ WHOLE_QUANTITIES = (
     Quantity("largest_strahler", "count", "Largest Strahler order; NaN if every piece has loops."),
 )
 
-QUANTITIES: tuple[Quantity, ...] = WHOLE_QUANTITIES + FUNDUS_QUANTITIES
+QUANTITIES: tuple[Quantity, ...] = (
+    *WHOLE_QUANTITIES,
+    *FUNDUS_QUANTITIES,
+    *BRANCH_QUANTITIES,
+    *BIFURCATION_QUANTITIES,
+    *STENOSIS_QUANTITIES,
+)
 
 
 @dataclass(frozen=True, eq=False)

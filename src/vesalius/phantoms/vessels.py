@@ -239,7 +239,7 @@ def _tree_mask(tree: _Tree, cover: Array) -> NDArray[np.bool_]:
     inside = ndimage.binary_fill_holes(cover >= 0.5)
     if cover.ndim == 2:
         return np.asarray(inside, dtype=np.bool_)
-    places = np.argwhere(inside)
+    places = np.argwhere(inside).astype(np.float64)
     depth = np.full(len(places), -np.inf)
     for (first, second), radius in zip(tree.edges, tree.radii, strict=True):
         start, end = tree.nodes[first], tree.nodes[second]
@@ -248,8 +248,8 @@ def _tree_mask(tree: _Tree, cover: Array) -> NDArray[np.bool_]:
         )
         depth[near] = np.maximum(depth[near], -distance_to_segment(places[near], start, end) / radius)
     keys = np.zeros(cover.shape)
-    keys[tuple(places.T)] = depth
-    return grown_simply(inside, keys, places[int(np.argmax(depth))])
+    keys[inside] = depth
+    return grown_simply(inside, keys, places[int(np.argmax(depth))].astype(np.int64).tolist())
 
 
 def _fundus(draw: np.random.Generator, cover: Array) -> NDArray[np.uint8]:

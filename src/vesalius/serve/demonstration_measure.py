@@ -38,7 +38,7 @@ def run(out: Path, progress: Progress, *, command: Sequence[str] | None) -> dict
     ask: dict[str, Any] = {"progress": progress, "command": command or ["vesalius", "demo", "measure"]}
     done = {}
     for name, more in (
-        ("organs", {"reference": out / "phantoms" / "organs" / "reader", "extras": ["relations"], "meshes": ["stl"]}),
+        ("organs", {"reference": out / "phantoms" / "organs" / "reader", "extras": ["relations"]}),
         ("vessels", {"kind": "vessels"}),
         ("cells", {"kind": "cells", "contours": ["geojson"], "extras": ["ripley"]}),
     ):

@@ -21,6 +21,7 @@ MOST_CONTOURS, MOST_SOLID, MOST_GRAPHS = 24, 3, 4
 # Rendering the surfaces of a larger volume would take longer than measuring it.
 _MOST_VOXELS = 40_000_000
 _MOST_SURFACES = 40
+_GLASS = 0.3
 
 
 def pictures_of(study: Any, work: Any) -> list[MeasurePicture]:
@@ -93,11 +94,23 @@ def _rendered(loaded: Loaded) -> list[MeasurePicture]:
             break
     if not drawn:
         return []
+    drawn = _with_windows(drawn)
     views = [render(drawn, (360, 360), view=view, letters=True) for view in ("anterior", "left")]
     said = f"Surfaces of {loaded.case_id}, seen from the front and from the left"
     if loaded.grid.affine is None:
         said = f"Surfaces of {loaded.case_id}; without a position in the patient, the sides are those of the array"
     return [MeasurePicture("Surfaces", f"{said}.", png(np.concatenate(views, axis=1)), said)]
+
+
+def _with_windows(drawn: list[Drawn]) -> list[Drawn]:
+    """A structure around others lets them be seen."""
+    boxes = [(np.min(vertices, axis=0), np.max(vertices, axis=0)) for vertices, _, _ in drawn]
+    out: list[Drawn] = []
+    for number, (vertices, faces, colour) in enumerate(drawn):
+        low, high = boxes[number]
+        holds = sum((low <= a).all() and (b <= high).all() for k, (a, b) in enumerate(boxes) if k != number)
+        out.append((vertices, faces, (*colour, _GLASS) if holds else colour))
+    return out
 
 
 def _graph(loaded: Loaded) -> list[MeasurePicture]:
@@ -142,10 +155,11 @@ def _ripley(study: Any) -> list[MeasurePicture]:
     frame, _ = study.store.frame(study.records, "ripley", 20_000)
     out = []
     for case, part in list(frame.groupby("case_id", sort=False))[:2]:
-        radius = next(column for column in part if column.startswith("ripley_radius"))
-        value = next(column for column in part if column.startswith("ripley_l"))
-        unit = radius.rpartition("_")[2]
-        chart = ripley_chart(part[radius].to_numpy(), part[value].to_numpy(), unit=unit)
-        said = f"Ripley's L of {case}: above the line cells lie closer together than by chance"
+        columns = {name.rpartition("_")[0]: part[name].to_numpy(dtype=float) for name in part if name != "case_id"}
+        unit = next(name for name in part if name.startswith("ripley_radius")).rpartition("_")[2]
+        radius = columns["ripley_radius"]
+        low, high = (columns[f"ripley_l_{end}"] - radius for end in ("low", "high"))
+        chart = ripley_chart(radius, columns["ripley_l"] - radius, low, high, unit=unit)
+        said = f"Ripley's L of {case}: above the band cells lie closer than by chance, below it farther apart"
         out.append(MeasurePicture("Ripley's L", f"{said}.", chart, said))
     return out

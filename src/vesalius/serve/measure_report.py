@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from vesalius.report.measure_numbers import unit_shown
+from vesalius.report.measure_numbers import digits_of, shown, unit_shown
 from vesalius.report.measure_page import MeasureTable, write_measure_page
 from vesalius.serve.measure_cases import MeasureCase
 from vesalius.serve.measure_tables import TableStore
@@ -138,17 +138,36 @@ def _answer(study: Study, frames: Mapping[str, tuple[pd.DataFrame, int]]) -> str
     if main is not None:
         frame, rows = frames[main]
         parts.append(f"{rows:,} {ROWS[main][rows != 1]}")
-        for column in study.highlights(main)[:1]:
-            if column in frame and frame[column].notna().any():
-                low, middle, high = np.nanpercentile(frame[column].astype(float), [25, 50, 75])
-                row = study.dictionary[(study.dictionary["table"] == main) & (study.dictionary["column"] == column)]
-                unit = str(row["unit"].iloc[0])
-                unit = f" {unit_shown(unit)}".rstrip()
-                name = str(row["quantity"].iloc[0]).replace("_", " ")
-                parts.append(f"median {name} {middle:.4g}{unit} (quartiles {low:.4g} to {high:.4g})")
+        parts += [_middle(study, main, column, frame) for column in study.highlights(main)[:1] if column in frame]
     if study.failed:
         parts.append(f"{len(study.failed)} masks failed")
-    return "; ".join([", ".join(parts[:2]), *parts[2:]]) + "."
+    return "; ".join([", ".join(parts[:2]), *(part for part in parts[2:] if part)]) + "."
+
+
+def _middle(study: Study, table: str, column: str, frame: pd.DataFrame) -> str:
+    """``median volume: liver 1 512 mm³, spleen 203 mm³``, or the median and quartiles of all."""
+    row = study.dictionary[(study.dictionary["table"] == table) & (study.dictionary["column"] == column)].iloc[0]
+    unit = f" {unit_shown(str(row['unit']))}".rstrip()
+    name = str(row["quantity"]).replace("_", " ")
+    values = frame[column].to_numpy(dtype=float)
+    known = np.isfinite(values)
+    if not known.any():
+        return ""
+    digits = digits_of(values, exact=True)
+    names = list(frame["name"].unique()) if "name" in frame else []
+    if 1 < len(names) <= _MOST_ACROSS + 2:
+        middles = [(one, float(np.nanmedian(values[(frame["name"] == one).to_numpy()]))) for one in names]
+        return f"median {name}: " + ", ".join(f"{one} {shown(middle, _few(middle))}{unit}" for one, middle in middles)
+    if len(names) > 1:
+        return ""
+    if known.sum() == 1:
+        return f"{name} {shown(values[known][0], digits)}{unit}"
+    low, middle, high = (shown(value, digits) for value in np.percentile(values[known], [25, 50, 75]))
+    return f"median {name} {middle}{unit} (quartiles {low} to {high})"
+
+
+def _few(value: float) -> int:
+    return digits_of(np.array([value]), exact=True)
 
 
 def _screen_table(study: Study, name: str, frame: pd.DataFrame, rows: int, chosen: list[str]) -> dict[str, Any]:
