@@ -140,7 +140,7 @@ def test_table_against_sklearn_and_simpleitk(seed):
         assert table["volume_prediction"][row] == pytest.approx((said == label).sum() * 0.25 / 1000)
         assert table["volume_truth"][row] == pytest.approx((true == label).sum() * 0.25 / 1000)
         error = 100 * ((said == label).sum() / (true == label).sum() - 1)
-        assert table["volume_error_percent"][row] == pytest.approx(error)
+        assert table["relative_volume_error"][row] == pytest.approx(error)
         assert table["tp"][row] == ((said == label) & (true == label)).sum()
         assert table["fp"][row] == ((said == label) & (true != label)).sum()
         assert table["fn"][row] == ((said != label) & (true == label)).sum()
@@ -190,7 +190,7 @@ def test_the_empty_rule():
     nothing, something = np.zeros((3, 4, 5), int), np.zeros((3, 4, 5), int)
     something[1] = 1
     table = overlap_table(nothing, nothing, labels=[1])
-    for name in ("dice", "iou", "volumetric_similarity", "sensitivity", "precision", "volume_error_percent"):
+    for name in ("dice", "iou", "volumetric_similarity", "sensitivity", "precision", "relative_volume_error"):
         assert math.isnan(table[name][0]), name
     assert table["specificity"][0] == 1
     table = overlap_table(nothing, nothing, labels=[1], empty="one")

@@ -122,8 +122,8 @@ def test_a_mask_in_colour_is_labels(tmp_path):
     pixels[0, :4] = 255
     pixels[2, 4:, :4] = 128
     found = load(MeasureCase("a", str(picture(tmp_path / "a.png", pixels))), names={})
-    assert sorted(np.unique(found.labels)) == [0, 1, 2]
-    assert found.names == {1: "#000080", 2: "#ff0000"}
+    assert sorted(np.unique(found.labels)) == [0, 0x80, 0xFF0000]
+    assert found.names == {0x80: "#000080", 0xFF0000: "#ff0000"}
     grey = np.repeat(pixels[:1], 3, axis=0)
     assert sorted(np.unique(load(MeasureCase("g", str(picture(tmp_path / "g.png", grey))), names={}).labels)) == [
         0,

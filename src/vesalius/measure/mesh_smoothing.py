@@ -20,8 +20,6 @@ _SHRINK, _GROW = 0.5, -0.53
 # of the logarithm so many times: to 4 percent of the number.
 _FEWEST = 0.005
 _STEPS = 5
-# One in so many vertices is looked at before a candidate is measured in full.
-_GLANCE = 16
 _VOLUME_CHANGE = 0.01
 # Removing edges may pinch a mesh at some numbers of triangles and not at others nearby.
 _NEARBY = (1.0, 0.98, 1.02, 0.95, 1.05, 0.9, 1.1)
@@ -110,9 +108,6 @@ def simplify(
     for step in range(_STEPS + 1):
         kept = few if step == 0 else (few + many) / 2
         made = _reduced(mesh, float(np.exp(kept)))
-        if _is_beyond(made, mesh, limit):
-            few = kept if step > 0 else few
-            continue
         sound = not closed or (
             made.is_watertight and abs(made.volume - mesh.volume) <= _VOLUME_CHANGE * abs(mesh.volume)
         )
@@ -129,13 +124,6 @@ def simplify(
         elif step > 0:
             few = kept
     return best, told
-
-
-def _is_beyond(made: Mesh, mesh: Mesh, limit: float) -> bool:
-    """Whether a few vertices of `mesh` show already that `made` lies too far away; those of an empty mesh do not."""
-    if not len(made.faces):
-        return False
-    return bool(distances(mesh.vertices[::_GLANCE], triangle_tree(made)).max(initial=0) > limit)
 
 
 def _reduced(mesh: Mesh, ratio: float) -> Mesh:

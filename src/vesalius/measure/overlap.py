@@ -65,7 +65,7 @@ TABLE_QUANTITIES: tuple[Quantity, ...] = (
     Quantity("area_truth", "mm2", "Pixels of the label in the truth times the area of a pixel (2-D)."),
     Quantity("area_error", "mm2", "Area of the prediction minus area of the truth (2-D)."),
     Quantity(
-        "volume_error_percent",
+        "relative_volume_error",
         "percent",
         "Error of the volume (2-D: the area) in percent of the truth; positive is too large. NaN without truth.",
     ),
@@ -190,7 +190,7 @@ def table_of(
         f"{size}_prediction": said * unit,
         f"{size}_truth": true * unit,
         f"{size}_error": (said - true) * unit,
-        "volume_error_percent": 100 * ratio(said - true, true),
+        "relative_volume_error": 100 * ratio(said - true, true),
         "tp": tp,
         "fp": fp,
         "fn": fn,

@@ -102,7 +102,7 @@ def local_thickness(mask: NDArray[Any], spacing: Sequence[float] | None = None) 
     box = boxes.slices(0, margin=3, shape=inside.shape)
     flat = inside.ndim == 2
     part = inside[box][None] if flat else inside[box]
-    full_steps = np.array([1.0, *steps]) if flat else np.array(steps)
+    full_steps = np.array([min(steps), *steps]) if flat else np.array(steps)
     if part.all():
         out[box] = np.inf
         return out
@@ -249,7 +249,7 @@ def wall_thickness(
     kind[inside] = np.arange(int(inside.sum()), dtype=np.int32)
     lift = (1,) * (3 - part.ndim)
     near = _neighbours(kind.reshape(lift + part.shape))
-    full_steps = np.concatenate([np.ones(3 - part.ndim), steps])
+    full_steps = np.concatenate([np.full(3 - part.ndim, min(steps)), steps])
     potential = np.full(len(near), 0.5)
     _laplace(near, full_steps, potential, 1e-6, 5000)
     length = _lengths(near, full_steps, potential)

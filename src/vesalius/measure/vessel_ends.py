@@ -27,8 +27,8 @@ _HOLD = 0.05
 _CAP = {2: np.pi / 4, 3: 2 / 3}
 # A voxel this part of a voxel outside the ball says nothing about the end: the radius is not known better.
 _DOUBT = 0.2
-# So many more votes make an end flat; in a plane there are few.
-_MAJORITY = {2: 1.0, 3: 0.0}
+# An end is flat with more votes than this factor times those for a round one, plus this; in a plane there are few.
+_MAJORITY = {2: (2.0, 1.0), 3: (1.0, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ def moved_nodes(
     """
     placed = places.copy()
     cut = np.zeros((len(ends), 2), dtype=np.int64)
+    ways: dict[tuple[int, int], FloatArray] = {}
     pull: list[list[tuple[FloatArray, FloatArray, float]]] = [[] for _ in range(len(places))]
     for branch in range(len(ends)):
         low, high = int(lines.starts[branch]), int(lines.starts[branch + 1])
@@ -108,12 +109,27 @@ def moved_nodes(
             stretch = lines.points[rows[start : start + more + 1]]
             cut[branch, side] = start
             if len(stretch) >= 2:
-                pull[ends[branch, side]].append((*_line(stretch), thick))
+                middle, way = _line(stretch)
+                pull[ends[branch, side]].append((middle, way, thick))
+                ways[branch, side] = way
     for node in np.flatnonzero(degree > 2):
         found = _meeting(pull[node], places[node])
         if np.linalg.norm(found - places[node]) <= _FARTHEST * depths[node] + scale.side:
             placed[node] = found
+    for (branch, side), way in ways.items():
+        cut[branch, side] = _in_front(lines, branch, side, placed[ends[branch, side]], way, cut)
     return placed, cut
+
+
+def _in_front(lines: Lines, branch: int, side: int, place: FloatArray, way: FloatArray, cut: IntArray) -> int:
+    """How many samples to cut so that none lies behind the node: a branch must not run past it and turn back."""
+    low, high = int(lines.starts[branch]), int(lines.starts[branch + 1])
+    points = lines.points[low:high] if side == 0 else lines.points[low:high][::-1]
+    start, most = int(cut[branch, side]), high - low - 1 - int(cut[branch, 1 - side])
+    step = float(np.linalg.norm(points[1] - points[0]))
+    while start < most and float((points[start] - place) @ way) < step:
+        start += 1
+    return start
 
 
 def _line(points: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -238,7 +254,8 @@ def _lengths(
     votes = np.zeros((len(frames), 2))
     _vote(places, owner, owned, lines.starts, table, limit, frames, even, round_, _DOUBT * scale.side, votes)
 
-    flat = (found[:, 1] > 0) | (votes[:, 0] > votes[:, 1] + _MAJORITY[scale.ndim])
+    factor, more = _MAJORITY[scale.ndim]
+    flat = (found[:, 1] > 0) | (votes[:, 0] > factor * votes[:, 1] + more)
     return np.where(flat, even, round_)
 
 

@@ -204,16 +204,16 @@ def vessel_graph(
 def _net(voxels: Voxels, scale: Scale, smallest_hole: float) -> tuple[Voxels, Net, int]:
     """Thin and trace; close false loops in the mask and do it again."""
     spacing = tuple(scale.spacing.tolist())
-    closed = 0
+    closed = rounds = 0
     while True:
         squared = squared_depths(voxels, spacing)
         skeleton = Voxels(thinned(voxels, squared, spacing), voxels.shape)
         depth = np.sqrt(squared[np.searchsorted(voxels.address, skeleton.address)])
         net = traced(skeleton, depth, spacing)
-        rings = list(false_loops(net, hole=smallest_hole * scale.side)) if closed < _ROUNDS and loops_in(net) else []
+        rings = list(false_loops(net, hole=smallest_hole * scale.side)) if rounds < _ROUNDS and loops_in(net) else []
         if not rings:
             return voxels, net, closed
-        closed += len(rings)
+        closed, rounds = closed + len(rings), rounds + 1
         voxels = _with_rings_closed(voxels, rings, scale)
 
 
@@ -265,17 +265,16 @@ def _branches(voxels: Voxels, net: Net, kept: IntArray, scale: Scale) -> tuple[F
 def _centred(
     voxels: Voxels, where: NDArray[np.float32], lines: Lines, depth: FloatArray, scale: Scale
 ) -> tuple[NDArray[np.int32], Sections]:
-    """Smooth `lines` in place and move them to the centres of the cross-sections, twice; ends stay."""
+    """Smooth `lines` in place and move them to the centres of the cross-sections; ends stay."""
     sigma = np.maximum(_SMOOTH_VOXELS * scale.side, _SMOOTH_RADII * depth) / scale.step
     reach = depth / scale.step
     lines.points = smoothed(lines, sigma)
     owner = owners(voxels, where, scale.spacing, lines)
     inner = np.ones(len(lines.points), dtype=np.bool_)
     inner[lines.starts[:-1]] = inner[lines.starts[1:] - 1] = False
-    for turn in range(1):
-        found = sections(voxels, where, scale.voxel, lines, owner, reach, move=turn > 0)
-        lines.points = lines.points + np.where((inner & ~found.fused)[:, None], found.shift, 0.0)
-        lines.points = smoothed(lines, sigma)
+    found = sections(voxels, where, scale.voxel, lines, owner, reach, move=False)
+    lines.points = lines.points + np.where((inner & ~found.fused)[:, None], found.shift, 0.0)
+    lines.points = smoothed(lines, sigma)
     return owner, sections(voxels, where, scale.voxel, lines, owner, reach, move=True)
 
 

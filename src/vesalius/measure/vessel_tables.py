@@ -19,7 +19,7 @@ IntArray = NDArray[np.int64]
 Table = dict[str, NDArray[np.float64]]
 
 # Curvature is taken from points this many voxels, or this many radii, before and behind.
-_CURVE_VOXELS, _CURVE_RADII = 3.0, 1.0
+_CURVE_VOXELS, _CURVE_RADII = 5.0, 1.0
 # A bend counts as a turn of its own if it strays this part of a voxel from the chord of those points.
 _TURN = 0.1
 # Directions and radii at a bifurcation come from this many radii beyond the fused stretch.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from heapq import heappop, heappush
 
 import numpy as np
@@ -24,7 +25,7 @@ class Chain:
     points: FloatArray
     depths: FloatArray
 
-    @property
+    @cached_property
     def length(self) -> float:
         """Sum of the steps in mm."""
         return float(np.linalg.norm(np.diff(self.points, axis=0), axis=1).sum())
@@ -50,28 +51,35 @@ class Net:
         Place of each node in mm.
     depths
         Largest distance in mm from the background over the voxels of the node.
+    chains, at, rings
+        Chains by number, those at each node, and how many of them begin and end there.
     """
 
     places: list[FloatArray]
     depths: list[float]
     chains: dict[int, Chain] = field(default_factory=dict)
     at: list[set[int]] = field(default_factory=list)
+    rings: dict[int, int] = field(default_factory=dict)
 
     def degree(self, node: int) -> int:
         """Chain ends at a node; a chain from the node to itself counts twice."""
-        return sum(1 + (self.chains[key].first == self.chains[key].last) for key in self.at[node])
+        return len(self.at[node]) + self.rings.get(node, 0)
 
     def add(self, key: int, chain: Chain) -> None:
         """Enter a chain."""
         self.chains[key] = chain
         self.at[chain.first].add(key)
         self.at[chain.last].add(key)
+        if chain.first == chain.last:
+            self.rings[chain.first] = self.rings.get(chain.first, 0) + 1
 
     def remove(self, key: int) -> Chain:
         """Take a chain out."""
         chain = self.chains.pop(key)
         self.at[chain.first].discard(key)
         self.at[chain.last].discard(key)
+        if chain.first == chain.last:
+            self.rings[chain.first] -= 1
         return chain
 
     def dissolve(self, node: int) -> None:
@@ -171,29 +179,39 @@ def merge_close(net: Net, *, factor: float) -> int:
 
     Only nodes of degree three or more; the new one lies at the deeper node. Returns how many chains went.
     """
+
+    def close(key: int) -> bool:
+        chain = net.chains[key]
+        return (
+            chain.first != chain.last
+            and chain.length < factor * max(net.depths[chain.first], net.depths[chain.last])
+            and min(net.degree(chain.first), net.degree(chain.last)) > 2
+        )
+
     merged = 0
     while True:
-        close = [
-            (chain.length, key)
-            for key, chain in net.chains.items()
-            if chain.first != chain.last
-            and min(net.degree(chain.first), net.degree(chain.last)) > 2
-            and chain.length < factor * max(net.depths[chain.first], net.depths[chain.last])
-        ]
-        if not close:
+        short = sorted((net.chains[key].length, key) for key in net.chains if close(key))
+        if not short:
             return merged
-        gone = net.remove(min(close)[1])
-        keep, lost = sorted((gone.first, gone.last), key=lambda node: (-net.depths[node], node))
-        for key in sorted(net.at[lost]):
-            chain = net.remove(key)
-            points = chain.points.copy()
-            first, last = chain.first, chain.last
-            if first == lost:
-                first, points[0] = keep, net.places[keep]
-            if last == lost:
-                last, points[-1] = keep, net.places[keep]
-            net.add(key, Chain(first, last, points, chain.depths))
-        merged += 1
+        for _, key in short:
+            if close(key):
+                _contract(net, key)
+                merged += 1
+
+
+def _contract(net: Net, key: int) -> None:
+    """Take out a chain and hang what meets at its shallower node on the deeper one."""
+    gone = net.remove(key)
+    keep, lost = sorted((gone.first, gone.last), key=lambda node: (-net.depths[node], node))
+    for other in sorted(net.at[lost]):
+        chain = net.remove(other)
+        points = chain.points.copy()
+        first, last = chain.first, chain.last
+        if first == lost:
+            first, points[0] = keep, net.places[keep]
+        if last == lost:
+            last, points[-1] = keep, net.places[keep]
+        net.add(other, Chain(first, last, points, chain.depths))
 
 
 def false_loops(net: Net, *, hole: float) -> Iterator[FloatArray]:

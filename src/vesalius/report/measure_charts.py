@@ -73,7 +73,11 @@ def _edges(finite: Floats, log: bool, *, most: int) -> Floats:
     span = float(work.max() - work.min())
     bins = int(np.clip(np.ceil(span / step) if step > 0 else 10, 6, most))
     edges = np.linspace(float(work.min()), float(work.max()), bins + 1)
-    return np.asarray(10**edges if log else edges)
+    if log:
+        edges = 10**edges
+        # Rounding of the power must not put the least and the greatest value outside.
+        edges[0], edges[-1] = low, high
+    return np.asarray(edges)
 
 
 def spread_chart(groups: Mapping[str, Floats], *, x_name: str, label: str) -> Markup:

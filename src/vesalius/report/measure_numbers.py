@@ -178,7 +178,7 @@ def shown(value: Any, digits: int) -> str:
     size = abs(number)
     if not isfinite(size):
         return f"{sign}∞"
-    if size >= 1e9 or (size and float(f"{size:.{digits}f}") == 0):
+    if size >= 1e9 or (size and (float(f"{size:.{digits}f}") == 0 or (digits >= 5 and size < 1e-3))):
         return sign + _compact(size)
     # 0.9996 must not be shown as a perfect 1.
     while digits and digits < 6 and size < 1 and float(f"{size:.{digits}f}") == 1:
@@ -187,9 +187,9 @@ def shown(value: Any, digits: int) -> str:
 
 
 def _compact(size: float) -> str:
-    text = f"{size:.2g}"
+    text = f"{size:.3g}"
     if "e" not in text:
-        return text
+        return f"{size:.2g}"
     head, _, power = text.partition("e")
     return f"{head} × 10{str(int(power)).translate(_RAISED)}"
 
@@ -232,8 +232,11 @@ def statistics_grid(table: Measured, measures: Sequence[Measure], *, most_rows: 
         digits, finer = digits_of(values), digits_of(values, exact=True)
         for name, place in groups.items():
             one = statistics(values[place])
-            quartiles = f"{shown(one.low_quartile, finer)} to {shown(one.high_quartile, finer)}" if one.n else MISSING
-            middle = shown(one.median, digits if one.median == round_or_nan(one.median) else finer)
+            # Quartiles of whole numbers are whole or lie half way or a quarter between two.
+            low, middle, high = (
+                shown(v, digits if digits or not isfinite(v) or v == round(v) else max(finer, 1))
+                for v in (one.low_quartile, one.median, one.high_quartile)
+            )
             rows.append(
                 [
                     measure.heading,
@@ -242,7 +245,7 @@ def statistics_grid(table: Measured, measures: Sequence[Measure], *, most_rows: 
                     shown(one.mean, finer),
                     shown(one.sd, finer),
                     middle,
-                    quartiles,
+                    f"{low} to {high}" if one.n else MISSING,
                     shown(one.least, digits),
                     shown(one.most, digits),
                 ]
@@ -251,11 +254,6 @@ def statistics_grid(table: Measured, measures: Sequence[Measure], *, most_rows: 
     cut = len(rows) > most_rows
     caption = f"The first {most_rows} of {len(rows)} lines; the rest is in the tables beside this page." if cut else ""
     return Grid(head, rows[:most_rows], caption=caption, right=tuple(head[2 if several else 1 :]))
-
-
-def round_or_nan(value: float) -> float:
-    """`value` rounded to a whole number; NaN stays NaN."""
-    return round(value) if isfinite(value) else value
 
 
 # ------------------------------------------------------------------------------------------------------------ rows
@@ -280,7 +278,8 @@ def rows_grid(table: Measured, *, most_columns: int) -> Grid:
 
 def turned_grid(table: Measured, *, most_rows: int) -> Grid:
     """Measures as rows and each row of the table as a column: few cases with many measures read better that way."""
-    names = [" · ".join(_identifier(v) for v in row) for row in table.frame[list(table.identifiers)].itertuples(False)]
+    keys = [[_identifier(v) for v in table.frame[name]] for name in table.identifiers]
+    names = [" · ".join(row) for row in zip(*keys, strict=True)] if keys else [""] * len(table.frame)
     head = _different(["Measure", *(name or f"row {n}" for n, name in enumerate(names, 1))])
     rows = [
         [measure.heading, *(shown(value, digits_of(np.array([value]))) for value in table.values(measure))]

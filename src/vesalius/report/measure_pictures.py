@@ -144,8 +144,14 @@ def _outlined(
     fine = rank[rows][:, columns]
     edge = _borders(fine)
     inside = fine > 0
-    line = _grown(edge, 4 if side > 200 else 3) & inside
-    dark = (_grown(edge, 2) & ~inside) | (edge & inside & _between(fine))
+    thick = 4 if side > 200 else 3
+    line = _grown(edge, thick) & inside
+    dark = _grown(edge, 2) & ~inside
+    between = _between(fine)
+    if between.any():
+        # Two lines of one colour side by side would be read as one: a dark line parts them, and they move inwards.
+        dark |= _grown(between, 1) & inside
+        line |= _grown(between, thick + 2) & inside
     # 0 nothing, 1 dark, 2 faint fill of the first label, ...: one look-up gives colour and cover together.
     count = len(values)
     table = np.zeros((2 + 2 * count, 4), np.float32)

@@ -97,10 +97,14 @@ def _turning(grid: Grid | None) -> tuple[tuple[int, int, int], tuple[bool, bool,
 
 
 def _fullest(labels: NDArray[Any], axis: int) -> int:
-    """The plane that labels cover most; the middle one if there are none."""
+    """The plane that labels cover most; the middle one if there are none.
+
+    Of planes within 2 % of the fullest the middle one is taken: a body that fills every slice is not shown at its end.
+    """
     others = tuple(k for k in range(3) if k != axis)
     covered = np.count_nonzero(labels, axis=others)
-    return int(covered.argmax()) if covered.any() else labels.shape[axis] // 2
+    near = np.flatnonzero(covered >= 0.98 * covered.max())
+    return int(near[len(near) // 2])
 
 
 def gray_levels(image: Image | None, labels: NDArray[Any]) -> tuple[float, float]:

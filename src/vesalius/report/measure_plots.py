@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -70,37 +71,68 @@ def vessel_graph_picture(
     Raises
     ------
     ValueError
-        For points with other axes than `shape`.
+        For points with other axes than `shape`, or a spacing that does not fit it.
     """
+    if len(shape) not in (2, 3) or (spacing is not None and len(spacing) != len(shape)):
+        raise ValueError(f"a vessel graph needs a shape of 2 or 3 axes and as many steps, got {shape} and {spacing}")
     steps = np.asarray(spacing if spacing is not None else (1.0,) * len(shape), dtype=float)
     branches = _branches(polylines, len(shape))
     places = np.asarray(nodes, dtype=float).reshape(-1, len(shape))
     meet = np.asarray(degrees).ravel()
     if len(places) != len(meet):
         raise ValueError(f"{len(places)} nodes but {len(meet)} degrees")
-    axes = _seen_along(branches, steps, shape)
-    scale = WIDE / max(shape[axes[1]] * steps[axes[1]], shape[axes[0]] * steps[axes[0]] * 0.75)
-    height = shape[axes[0]] * steps[axes[0]] * scale
-
-    def put(points: Floats) -> Floats:
-        rows = (points[:, axes[0]] + 0.5) * steps[axes[0]] * scale
-        if len(shape) == 3 and axes[0] == 0:
-            rows = height - rows
-        return np.stack([(points[:, axes[1]] + 0.5) * steps[axes[1]] * scale, rows], axis=1)
-
-    low, high = _calibre_range(branches)
+    seen = _view(branches, steps, shape)
+    ends = _calibre_range(branches)
     counts = (int((meet >= 3).sum()), int((meet == 1).sum()), len(narrowings))
     unit = "mm" if spacing is not None else "px"
-    said = label or _graph_words(len(polylines), counts, (low, high), unit)
-    width = shape[axes[1]] * steps[axes[1]] * scale
-    drawing = _Map(max(width, 300.0), height + 74, said, "vessels")
+    said = label or _graph_words(len(polylines), counts, ends, unit)
+    drawing = _Map(max(seen.width, 300.0), seen.height + 74, said, "vessels")
     for points, radii in sorted(branches, key=lambda one: float(one[1].mean())):
-        _branch(drawing, put(points), radii, scale, (low, high), unit)
-    _nodes(drawing, put(places), meet)
+        _branch(drawing, seen.put(points), radii, seen.scale, ends, unit)
+    _nodes(drawing, seen.put(places), meet)
     for place, percent in narrowings:
-        _narrowing(drawing, put(np.asarray(place, dtype=float).reshape(1, -1))[0], float(percent))
-    _key(drawing, height, (low, high), unit, scale, counts)
+        _narrowing(drawing, seen.put(np.asarray(place, dtype=float).reshape(1, len(shape)))[0], float(percent))
+    _key(drawing, seen.height, ends, unit, seen.scale, counts)
     return drawing.markup()
+
+
+@dataclass(frozen=True)
+class _View:
+    """Where index places lie on the drawing.
+
+    Parameters
+    ----------
+    axes
+        Axes of the array drawn downwards and to the right.
+    steps
+        Their spacing.
+    scale
+        Drawing units for one mm (or pixel).
+    width, height
+        Of the picture in drawing units.
+    upwards
+        Whether the first of the axes points up.
+    """
+
+    axes: tuple[int, int]
+    steps: tuple[float, float]
+    scale: float
+    width: float
+    height: float
+    upwards: bool
+
+    def put(self, points: Floats) -> Floats:
+        """Index places ``(N, 2 | 3)`` to drawing places ``(N, 2)`` (x, y)."""
+        rows, columns = ((points[:, a] + 0.5) * s * self.scale for a, s in zip(self.axes, self.steps, strict=True))
+        return np.stack([columns, self.height - rows if self.upwards else rows], axis=1)
+
+
+def _view(branches: Sequence[tuple[Floats, Floats]], steps: Floats, shape: Sequence[int]) -> _View:
+    down, across = _seen_along(branches, steps, shape)
+    tall, wide = shape[down] * float(steps[down]), shape[across] * float(steps[across])
+    scale = WIDE / max(wide, tall * 0.75)
+    upwards = len(shape) == 3 and down == 0
+    return _View((down, across), (float(steps[down]), float(steps[across])), scale, wide * scale, tall * scale, upwards)
 
 
 def _graph_words(branches: int, counts: tuple[int, int, int], calibre: tuple[float, float], unit: str) -> str:
@@ -194,7 +226,7 @@ def _key(
     drawing: _Map, top: float, ends: tuple[float, float], unit: str, scale: float, counts: tuple[int, int, int]
 ) -> None:
     """Under the drawing: the length scale, the colours of calibre, and what the signs mean."""
-    bar = _round_length(drawing.width * 0.2 / scale)
+    bar = _round_length(drawing.width * 0.14 / scale)
     drawing.line(8, top + 12, 8 + bar * scale, top + 12, "ruler")
     drawing.text(8, top + 30, f"{short(bar)} {unit}")
     wide, right = 20.0, drawing.width - 8

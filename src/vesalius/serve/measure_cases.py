@@ -211,14 +211,24 @@ def _as_names(listed: Any) -> dict[int, str]:
         return {}
     out: dict[int, str] = {}
     for key, value in listed.items():
-        number, name = (key, value) if str(key).isdigit() else (value, key)  # nnU-Net 2 writes name: number
-        if str(number).isdigit() and int(number) > 0:
-            out[int(number)] = str(name)
+        first = _value_of(str(key))
+        # nnU-Net 2 writes name: number
+        number, name = (first, value) if first is not None else (_value_of(str(value)), key)
+        if number:
+            out[number] = str(name)
     return out
 
 
+def _value_of(text: str) -> int | None:
+    """A label value written as a number or, in a mask in colour, as ``#ff0000``."""
+    text = text.strip()
+    if text.isdecimal():
+        return int(text)
+    return int(text[1:], 16) if re.fullmatch("#[0-9a-fA-F]{6}", text) else None
+
+
 def parse_names(text: str | None) -> dict[int, str]:
-    """``1=liver,2=tumour``, or a JSON file with names by value.
+    """``1=liver,2=tumour``, ``#ff0000=vessel`` in a mask in colour, or a JSON file with names by value.
 
     Raises
     ------
@@ -239,7 +249,8 @@ def parse_names(text: str | None) -> dict[int, str]:
     out = {}
     for part in text.split(","):
         number, equal, name = part.partition("=")
-        if not equal or not number.strip().isdigit() or not name.strip():
+        value = _value_of(number)
+        if not equal or value is None or not name.strip():
             raise UsageError(f"--names {part!r}: expected VALUE=NAME, for example 1=liver,2=tumour")
-        out[int(number)] = name.strip()
+        out[value] = name.strip()
     return out

@@ -46,11 +46,24 @@ class Work:
     def __call__(self, case: MeasureCase) -> CaseTables:
         """Open, measure, compare and export."""
         loaded = self.open(case)
+        _check_layers(loaded, self.kind, self.wishes)
         found = CaseTables(notes=list(loaded.notes))
         _MEASURES[self.kind](loaded, self.wishes, found)
         measure_compare.compare(loaded, self.kind, self.wishes, found)
         measure_exports.export(loaded, case, self.kind, self.wishes, self.out, found)
         return found
+
+
+def _check_layers(loaded: Loaded, kind: str, wishes: Wishes) -> None:
+    """Segments that overlap have no label map, which some measurements need."""
+    if not loaded.layers:
+        return
+    if kind != "organs" or "relations" in wishes.extras:
+        what = "--with relations" if kind == "organs" else f"--kind {kind}"
+        raise DataError(
+            f"{loaded.source}: its segments overlap, and {what} needs one label per voxel; "
+            "choose segments that do not overlap with --labels"
+        )
 
 
 def prepared(loaded: Loaded, kind: str) -> Loaded:
@@ -146,7 +159,10 @@ def _tissue(loaded: Loaded, wishes: Wishes, found: CaseTables) -> None:
     picture = loaded.image
     if picture is not None and picture.pixels.shape[0] >= 3 and picture.pixels.dtype == np.uint8:
         seen = tissue.tissue_mask(picture.pixels[:3]).mask
-    table = tissue.class_areas(loaded.labels, spacing, tissue=seen)
+    # Values may be colours or codes of any size; classes are counted by their rank.
+    values = np.union1d([0], loaded.labels)
+    table = tissue.class_areas(np.searchsorted(values, loaded.labels), spacing, tissue=seen)
+    table["class"] = values[table["class"]]
     present = (table["class"] > 0) & (table["class_pixels"] > 0)
     table = {name: column[present] for name, column in table.items()}
     known = by_name(tissue.QUANTITIES)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vesalius.core.errors import FileError, GeometryError
 from vesalius.core.geometry import Grid
 from vesalius.core.image import Act, Image
+from vesalius.data.listing import split_suffix
 from vesalius.io.open import open_image
 from vesalius.serve.measure_cases import MeasureCase
 
@@ -77,7 +78,7 @@ def load(
         if grid.spacing_mm is None:
             grid = Grid(grid.shape, spacing=_fitting(spacing, grid, case.mask))
             notes.append(f"{case.case_id}: the file has no physical size; {list(spacing)} mm was given")
-        elif not np.allclose(grid.spacing_mm, spacing, rtol=1e-3):
+        elif not np.allclose(grid.spacing_mm, _fitting(spacing, grid, case.mask), rtol=1e-3):
             raise GeometryError(
                 case.mask,
                 found=f"--spacing {list(spacing)} but the file says {_steps(grid)} mm",
@@ -85,10 +86,11 @@ def load(
                 do="leave --spacing out, or correct the file",
             )
     if only:
-        labels = np.where(np.isin(labels, list(only)), labels, 0).astype(labels.dtype)
-        layers = {value: layer for value, layer in layers.items() if value in only}
+        labels, layers = _chosen(labels, layers, only)
+        absent = [value for value in only if value not in layers and not (labels == value).any()]
+        notes += [f"{case.case_id}: the mask has no label {', '.join(map(str, absent))}"] if absent else []
     image = None if case.image is None else _image(case.image, opened.grid, case.mask)
-    reference = None if case.reference is None else _reference(case.reference, opened.grid, case.mask, layers)
+    reference = None if case.reference is None else _reference(case.reference, opened.grid, case.mask, layers, only)
     return Loaded(
         case.case_id, case.mask, grid, labels, layers, {**found, **names}, image, reference, case.systole, notes
     )
@@ -113,13 +115,35 @@ def _labels_of(image: Image, path: str) -> tuple[NDArray[Any], dict[int, NDArray
     if image.unit.value == "label" or names:
         return _from_segments(pixels, path, names)
     if pixels.ndim == 3 and pixels.shape[0] in (3, 4):
-        return _from_colours(pixels, path)
+        return _from_palette(path) or _from_colours(pixels, path)
     raise FileError(
         path,
         found=f"{pixels.shape[0]} channels that are not segments",
         expected="one channel of label values",
         do="write a label map",
     )
+
+
+def _chosen(
+    labels: NDArray[Any], layers: Mapping[int, NDArray[Any]], only: Sequence[int]
+) -> tuple[NDArray[Any], dict[int, NDArray[Any]]]:
+    """Only the labels asked for; layers that no longer overlap become one label map, whole."""
+    if not layers:
+        return np.where(np.isin(labels, list(only)), labels, 0).astype(labels.dtype), {}
+    kept = {value: layer for value, layer in layers.items() if value in only}
+    return _merged(kept, labels.shape, labels.dtype)
+
+
+def _merged(
+    layers: dict[int, NDArray[Any]], shape: tuple[int, ...], dtype: Any
+) -> tuple[NDArray[Any], dict[int, NDArray[Any]]]:
+    """One label map, later layers over earlier ones, and the layers themselves where they overlap."""
+    merged = np.zeros(shape, dtype)
+    overlap = False
+    for value, mask in layers.items():
+        overlap = overlap or bool((merged[mask] > 0).any())
+        merged[mask] = value
+    return merged, layers if overlap else {}
 
 
 def _segment_names(image: Image) -> dict[int, str]:
@@ -163,23 +187,17 @@ def _from_segments(
     """One label map where segments do not overlap, else one layer each."""
     values = sorted(names) if len(names) == pixels.shape[0] else list(range(1, pixels.shape[0] + 1))
     masks = [_whole(layer, path) > 0 for layer in pixels]
-    dtype = np.min_scalar_type(max(values))
-    merged = np.zeros(pixels.shape[1:], dtype)
-    overlap = False
-    for value, mask in zip(values, masks, strict=True):
-        overlap = overlap or bool((merged[mask] > 0).any())
-        merged[mask] = value
-    layers = dict(zip(values, masks, strict=True)) if overlap else {}
+    merged, layers = _merged(dict(zip(values, masks, strict=True)), pixels.shape[1:], np.min_scalar_type(max(values)))
     return merged, layers, names
 
 
 def _from_colours(pixels: NDArray[Any], path: str) -> tuple[NDArray[Any], dict[int, NDArray[Any]], dict[int, str]]:
-    """A mask in colour: grey if the channels are equal, else one label per colour, black being background."""
+    """A mask in colour: grey if the channels are equal, else the label of a colour is 0xRRGGBB, black 0."""
     colour = pixels[:3]
     if np.array_equal(colour[0], colour[1]) and np.array_equal(colour[0], colour[2]):
         return _whole(colour[0], path), {}, {}
     code = (colour[0].astype(np.int64) << 16) | (colour[1].astype(np.int64) << 8) | colour[2]
-    found, flat = np.unique(code, return_inverse=True)
+    found = np.unique(code)
     if len(found) > _MOST_COLOURS or pixels.dtype != np.uint8:
         raise FileError(
             path,
@@ -187,10 +205,26 @@ def _from_colours(pixels: NDArray[Any], path: str) -> tuple[NDArray[Any], dict[i
             expected="a mask with one colour per class",
             do="give the mask as MASK and the picture as --image",
         )
-    if found[0] != 0:
-        found, flat = np.concatenate([[0], found]), flat + 1
-    labels = flat.reshape(code.shape).astype(np.uint16)
-    return labels, {}, {number: f"#{value:06x}" for number, value in enumerate(found.tolist()) if number}
+    # The colour itself is the label: counting the colours of each file would give one colour several numbers.
+    return code.astype(np.uint32), {}, {value: f"#{value:06x}" for value in found.tolist() if value}
+
+
+def _from_palette(path: str) -> tuple[NDArray[Any], dict[int, NDArray[Any]], dict[int, str]] | None:
+    """The indices of a PNG with a palette, which are the classes (as of Pascal VOC), where index 0 is black."""
+    if split_suffix(path)[1] != ".png":
+        return None
+    from PIL import Image as Raster
+
+    with Raster.open(path) as file:
+        palette = file.getpalette() if file.mode == "P" else None
+        if palette is None or any(palette[:3]):
+            return None
+        labels = np.array(file)
+    names = {}
+    for value in np.unique(labels[labels > 0]).tolist():
+        red, green, blue = palette[3 * value : 3 * value + 3]
+        names[value] = str(value) if red == green == blue else f"#{red:02x}{green:02x}{blue:02x}"
+    return labels, {}, names
 
 
 def _image(path: str, grid: Grid, mask: str) -> Image:
@@ -199,10 +233,12 @@ def _image(path: str, grid: Grid, mask: str) -> Image:
     return image
 
 
-def _reference(path: str, grid: Grid, mask: str, layers: Mapping[int, Any]) -> NDArray[Any]:
+def _reference(path: str, grid: Grid, mask: str, layers: Mapping[int, Any], only: Sequence[int]) -> NDArray[Any]:
     opened = open_image(path)
     _same_grid(path, opened.grid, mask, grid, "reference")
     labels, other, _ = _labels_of(opened, path)
+    if only:
+        labels, other = _chosen(labels, other, only)
     if layers or other:
         raise FileError(
             path if other else mask,
@@ -226,8 +262,8 @@ def _same_grid(path: str, grid: Grid, mask_path: str, mask: Grid, what: str) -> 
     if both and not grid.same_place(mask, tolerance_mm=_PLACE_TOLERANCE_MM):
         raise GeometryError(
             path,
-            found=f"another place or spacing ({_steps(grid)} mm, first voxel {_first(grid)})",
-            expected=f"that of the mask {mask_path} ({_steps(mask)} mm, first voxel {_first(mask)})",
+            found=f"another place, direction or spacing ({_steps(grid)} mm, {_ends(grid)})",
+            expected=f"that of the mask {mask_path} ({_steps(mask)} mm, {_ends(mask)})",
             do=f"resample the {what} to the mask",
         )
     if (
@@ -248,5 +284,8 @@ def _steps(grid: Grid) -> str:
     return "x".join(f"{step:.4g}" for step in grid.spacing_mm or ())
 
 
-def _first(grid: Grid) -> str:
-    return "(" + ", ".join(f"{value:.2f}" for value in grid.to_patient([0.0] * grid.ndim)) + ")"
+def _ends(grid: Grid) -> str:
+    """Where the first and the last voxel lie: two turned grids may share one of them."""
+    ends = ([0.0] * grid.ndim, [side - 1.0 for side in grid.shape])
+    first, last = ("(" + ", ".join(f"{value:.2f}" for value in grid.to_patient(end)) + ")" for end in ends)
+    return f"first voxel {first}, last {last}"

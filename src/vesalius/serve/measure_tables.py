@@ -116,6 +116,7 @@ class TableStore:
     def join(self, records: Sequence[Mapping[str, Any]], formats: Sequence[str]) -> dict[str, dict[str, Path]]:
         """One file per table and format, in the order of `records`; returns their paths by table and format."""
         names = list(dict.fromkeys(name for record in records for name in record["parts"]))
+        self._forget_tables(names, formats)
         written: dict[str, dict[str, Path]] = {}
         for name in names:
             paths = [self.parts / record["parts"][name] for record in records if name in record["parts"]]
@@ -126,6 +127,17 @@ class TableStore:
             if "csv" in formats:
                 written[name]["csv"] = _to_csv(paths, schema, self.out / f"{name}.csv")
         return written
+
+    def _forget_tables(self, names: Sequence[str], formats: Sequence[str]) -> None:
+        """Remove tables that an earlier command left and this one does not write: they would be taken for its own."""
+        try:
+            earlier = set(pd.read_csv(self.out / "dictionary.csv", usecols=["table"])["table"].astype(str))
+        except (OSError, ValueError):
+            return
+        for name in earlier:
+            for form in ("csv", "parquet"):
+                if name not in names or form not in formats:
+                    (self.out / f"{name}.{form}").unlink(missing_ok=True)
 
     def frame(self, records: Sequence[Mapping[str, Any]], name: str, most: int) -> tuple[pd.DataFrame, int]:
         """The first rows of a table, at most about `most`, and how many there are."""

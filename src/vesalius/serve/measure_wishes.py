@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from vesalius.core.errors import UsageError
 
@@ -25,7 +26,7 @@ class Wishes:
         ``vessels``, ``tissue`` (area fractions), ``heart`` (volumes and ejection fraction), ``chest`` (cardiothoracic
         ratio), or ``auto``.
     names
-        ``1=liver,2=tumour`` or a JSON file.
+        ``1=liver,2=tumour``, a JSON file, or a mapping.
     labels
         Only these label values.
     spacing
@@ -43,7 +44,7 @@ class Wishes:
     """
 
     kind: str = "auto"
-    names: str | None = None
+    names: str | Mapping[int, str] | None = None
     labels: Sequence[int] = ()
     spacing: Sequence[float] | None = None
     tolerances: Sequence[float] = (1.0, 2.0)
@@ -55,21 +56,27 @@ class Wishes:
 
     def __post_init__(self) -> None:
         _one_of("kind", [self.kind], KINDS)
-        for option, values, known in (
-            ("with", self.extras, EXTRAS),
-            ("mesh", self.meshes, MESHES),
-            ("contours", self.contours, CONTOURS),
-            ("format", self.formats, FORMATS),
+        for option, name, known in (
+            ("with", "extras", EXTRAS),
+            ("mesh", "meshes", MESHES),
+            ("contours", "contours", CONTOURS),
+            ("format", "formats", FORMATS),
         ):
-            _one_of(option, values, known)
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            _one_of(option, getattr(self, name), known)
         if not self.formats:
             raise UsageError("--format: at least one of csv, parquet")
-        if self.spacing is not None and (len(self.spacing) not in (2, 3) or min(self.spacing) <= 0):
-            raise UsageError(
-                f"--spacing {list(self.spacing)}: expected two or three positive numbers, in the order z,y,x"
-            )
-        if not self.tolerances or min(self.tolerances) < 0:
+        object.__setattr__(self, "labels", (self.labels,) if isinstance(self.labels, int) else tuple(self.labels))
+        if isinstance(self.names, Mapping):
+            object.__setattr__(self, "names", ",".join(f"{value}={name}" for value, name in self.names.items()))
+        spacing = self.spacing
+        if spacing is not None and not (len(spacing) in (2, 3) and all(isfinite(s) and s > 0 for s in spacing)):
+            raise UsageError(f"--spacing {list(spacing)}: expected two or three positive numbers, in the order z,y,x")
+        if not self.tolerances or not all(isfinite(one) and one >= 0 for one in self.tolerances):
             raise UsageError(f"--tolerance {list(self.tolerances)}: expected numbers of 0 or more")
+        if self.deviation is not None and not (isfinite(self.deviation) and self.deviation >= 0):
+            raise UsageError(f"--deviation {self.deviation}: expected a number of 0 or more")
 
 
 def _one_of(option: str, values: Sequence[str], known: Sequence[str]) -> None:

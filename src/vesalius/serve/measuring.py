@@ -115,7 +115,7 @@ def measure(
     except TypeError as error:
         raise UsageError(f"measure: {error}; see vesalius.serve.measuring.Wishes") from error
     found = find_cases(masks, image, reference)
-    names = {**found.names, **parse_names(wanted.names)}
+    names = {**found.names, **parse_names(str(wanted.names) if wanted.names else None)}
     for line in found.problems:
         progress.warn(line)
     kind, because = decide(wanted.kind, found.cases)
