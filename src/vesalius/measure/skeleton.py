@@ -159,7 +159,7 @@ def _goes(words, here, slab, row, plane):  # type: ignore[no-untyped-def]
     """Whether the voxel at `here` may be peeled now; `plane` answers for the 512 neighbourhoods of a plane."""
     if plane.shape[0] == 0:
         return _may_go(around(words, here, slab, row))
-    code = 0
+    code = np.int64(0)
     for dy in range(3):
         first = here + (dy - 1) * row - 1
         word, shift = first >> 6, first & 63

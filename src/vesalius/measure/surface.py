@@ -106,7 +106,7 @@ def quantities(
         Quantity(
             "boundary_iou",
             "1",
-            f"Intersection over union of bands of 2 mm (pixels, unless asked otherwise) inside both boundaries; {_EMPTY_OVERLAP}.",
+            f"Intersection over union of bands of 2 mm (pixels) inside both boundaries; {_EMPTY_OVERLAP}.",
             "Cheng et al., CVPR 2021, arXiv:2103.16562",
         ),
     )

@@ -174,14 +174,7 @@ def vessel_graph(
     scale = Scale(ndim, np.array((1.0,) * (3 - ndim) + steps))
     voxels, net, closed = _net(packed(volume), scale, smallest_hole)
     lone = {node for node, at in enumerate(net.at) if not at}
-    spurs = merged = 0
-    while True:
-        pruned = prune_spurs(net, factor=spur_factor, margin=spur_margin * scale.side)
-        joined = merge_close(net, factor=merge_factor)
-        spurs, merged = spurs + pruned, merged + joined
-        if not joined:
-            break
-    trim_tails(net, factor=spur_factor, margin=spur_margin * scale.side)
+    spurs, merged = _cleaned(net, spur_factor, spur_margin * scale.side, merge_factor)
     kept = np.array([node for node, at in enumerate(net.at) if at or node in lone], dtype=np.int64)
     depths = np.array(net.depths)[kept] if len(kept) else np.zeros(0)
     places = np.array(net.places)[kept] if len(kept) else np.zeros((0, 3))
@@ -199,6 +192,19 @@ def vessel_graph(
         merged=merged,
         closed=closed,
     )
+
+
+def _cleaned(net: Net, spur_factor: float, spur_margin: float, merge_factor: float) -> tuple[int, int]:
+    """Prune and merge in turn until nothing changes, then trim the tails: how many spurs and merged nodes."""
+    spurs = merged = 0
+    while True:
+        pruned = prune_spurs(net, factor=spur_factor, margin=spur_margin)
+        joined = merge_close(net, factor=merge_factor)
+        spurs, merged = spurs + pruned, merged + joined
+        if not joined:
+            break
+    trim_tails(net, factor=spur_factor, margin=spur_margin)
+    return spurs, merged
 
 
 def _net(voxels: Voxels, scale: Scale, smallest_hole: float) -> tuple[Voxels, Net, int]:

@@ -118,7 +118,8 @@ def _row(drawing: Drawing, x: Scale, finite: Floats, edges: Floats, base: float,
         for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
             tall = 21.0 * float(count) / max(float(counts.max()), 1)
             if count:
-                drawing.bar(x(low), floor_at - tall, max(x(high) - x(low) - 0.5, 0.8), tall, "fill s0 pale")
+                left, right = max(x(low), x.start), min(x(high), x.stop)
+                drawing.bar(left, floor_at - tall, max(right - left - 0.5, 0.8), tall, "fill s0 pale")
     else:
         # Values side by side at three heights, so that equal ones are seen to be several.
         for place, value in enumerate(np.sort(finite)[:MOST_DOTS]):
