@@ -199,6 +199,18 @@ def test_meshes_and_contours_are_written(organs, tmp_path):
     assert meshes["mesh_volume_mm3"].to_numpy() == pytest.approx(voxels.to_numpy(), rel=0.03)
 
 
+def test_a_structure_set_is_a_mask_of_its_image(organs, tmp_path):
+    mask, image = organs / "masks" / "p0_seg.nii.gz", organs / "images" / "p0_0000.nii.gz"
+    first = vesalius.measure(mask, out=tmp_path / "a", page=False, contours=["rtstruct"], names={1: "ball", 2: "box"})
+    outlines = tmp_path / "a" / "contours" / "p0_seg.dcm"
+    again = vesalius.measure(outlines, image=image, reference=mask, out=tmp_path / "b", page=False)
+    assert again.table("structures")["name"].tolist() == ["ball", "box"]
+    assert np.allclose(again.table("structures")["volume_mm3"], first.table("structures")["volume_mm3"])
+    assert again.table("reference")["dice"].tolist() == [1.0, 1.0]
+    with pytest.raises(DataError, match="give its series with --image"):
+        vesalius.measure(outlines, out=tmp_path / "c", page=False)
+
+
 def test_ejection_fraction_of_two_phases(tmp_path):
     """Two balls: the ejection fraction is one minus the cube of the ratio of their radii."""
     spacing = (2.0, 1.0, 1.0)

@@ -11,12 +11,15 @@ from typing import Any
 
 from vesalius.core.errors import DataError, UsageError
 from vesalius.data.listing import Listing, list_files, split_suffix, stem_of
+from vesalius.io.sniff import Kind, sniff
 
 # Words that people append to the name of an image to name its mask, and channel numbers of nnU-Net.
 _ENDING = re.compile(
     r"[ _.\-](masks?|seg(mentation)?s?|labels?|lbl|gt|truth|instances?|pred(iction)?s?|roi|0000)$", re.IGNORECASE
 )
 _MOST_NAMED = 5
+STRUCTURE_SET = "1.2.840.10008.5.1.4.1.1.481.3"
+_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66"
 
 
 @dataclass(frozen=True)
@@ -99,22 +102,29 @@ def _members(listing: Listing) -> list[tuple[str, str]]:
     for path in dicom:
         folders.setdefault(path.rpartition("/")[0], []).append(path)
     for folder, paths in folders.items():
-        if len(paths) > 1 and not any(_is_segmentation(listing.root / path) for path in paths):
+        if len(paths) > 1 and not any(_is_mask(listing.root / path) for path in paths):
             found.append((folder or listing.root.name, folder or "."))
         else:
             found += [(stem_of(path), path) for path in paths]
     return sorted(found)
 
 
-def _is_segmentation(path: Path) -> bool:
+def _is_mask(path: Path) -> bool:
+    return dicom_class(path).startswith((_SEGMENTATION, STRUCTURE_SET))
+
+
+def dicom_class(path: Path) -> str:
+    """SOP Class UID of a DICOM file; empty for anything else."""
     from pydicom import dcmread
     from pydicom.errors import InvalidDicomError
 
+    if not path.is_file() or sniff(path) is not Kind.DICOM:
+        return ""
     try:
-        head = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"], force=False)
-    except (InvalidDicomError, OSError):
-        return False
-    return str(head.get("SOPClassUID", "")).startswith("1.2.840.10008.5.1.4.1.1.66")
+        head = dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+    except (InvalidDicomError, OSError, ValueError):
+        return ""
+    return str(head.get("SOPClassUID", ""))
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,6 @@ def _check_layers(loaded: Loaded, kind: str, wishes: Wishes) -> None:
 
 def prepared(loaded: Loaded, kind: str) -> Loaded:
     """The components of a binary mask where single objects are measured."""
-    from dataclasses import replace
-
     if kind not in ("cells", "lesions") or loaded.layers:
         return loaded
     values = label_boxes(loaded.labels).values
@@ -95,7 +93,7 @@ def decide(kind: str, cases: Sequence[MeasureCase]) -> tuple[str, str]:
     first: VesaliusError | None = None
     for case in cases[:_LOOKED_AT]:
         try:
-            loaded = load(case.__class__(case.case_id, case.mask), names={})
+            loaded = load(replace(case, reference=None), names={})
         except VesaliusError as error:
             first = first or error
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from vesalius.core.geometry import Grid
 from vesalius.core.image import Act, Image
 from vesalius.data.listing import split_suffix
 from vesalius.io.open import open_image
-from vesalius.serve.measure_cases import MeasureCase
+from vesalius.serve.measure_cases import STRUCTURE_SET, MeasureCase, dicom_class
 
 # A mask in colour has one colour per class; more than this many is a photograph.
 _MOST_COLOURS = 256
@@ -70,7 +71,7 @@ def load(
     FileError
         If the mask is no label image, or image and reference lie on another grid.
     """
-    opened = open_image(case.mask)
+    opened = _mask(case.mask, case.image)
     labels, layers, found = _labels_of(opened, case.mask)
     notes = [f"{case.case_id}: {note.text}" for note in opened.record if note.act is not Act.NOTED]
     grid = opened.grid
@@ -94,6 +95,24 @@ def load(
     return Loaded(
         case.case_id, case.mask, grid, labels, layers, {**found, **names}, image, reference, case.systole, notes
     )
+
+
+def _mask(path: str, image: str | None, grid: Grid | None = None) -> Image:
+    """A label image; the regions of an RT Structure Set become voxels of the image that they outline."""
+    from vesalius.io.rtstruct import label_image, read_rtstruct
+
+    if dicom_class(Path(path)) != STRUCTURE_SET:
+        return open_image(path)
+    if grid is None:
+        if image is None:
+            raise FileError(
+                path,
+                found="an RT Structure Set, which has outlines and no voxels",
+                expected="the image that it outlines as well",
+                do="give its series with --image",
+            )
+        grid = open_image(image).grid
+    return label_image(read_rtstruct(path), grid)
 
 
 def _fitting(spacing: Sequence[float], grid: Grid, path: str) -> tuple[float, ...]:
@@ -234,7 +253,7 @@ def _image(path: str, grid: Grid, mask: str) -> Image:
 
 
 def _reference(path: str, grid: Grid, mask: str, layers: Mapping[int, Any], only: Sequence[int]) -> NDArray[Any]:
-    opened = open_image(path)
+    opened = _mask(path, None, grid)
     _same_grid(path, opened.grid, mask, grid, "reference")
     labels, other, _ = _labels_of(opened, path)
     if only:
