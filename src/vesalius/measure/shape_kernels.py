@@ -318,6 +318,8 @@ def _merge_rows(s0, k0, s1, k1, a, a_end, b, b_end, c, c_end, d, d_end, width, c
     c_next, d_next = 0 if c < c_end else width, 0 if d < d_end else width
     a_old = b_old = c_old = d_old = none
     a_now = b_now = c_now = d_now = none
+    # Of the four voxels of a column: the highest label, which hold it, and whether the others are background.
+    top_old, held_old, plain_old = none, 0, True
     x = 0
     while True:
         if x == width:
@@ -339,13 +341,30 @@ def _merge_rows(s0, k0, s1, k1, a, a_end, b, b_end, c, c_end, d, d_end, width, c
                 d_now = k1[d]
                 d += 1
                 d_next = s1[d] if d < d_end else width
-        _count(a_old, a_now, b_old, b_now, c_old, c_now, d_old, d_now, 1, codes, shift, eight)
+        top = max(a_now, b_now, c_now, d_now)
+        held, plain = 0, True
+        if top >= 0:
+            # Bits 0, 2, 4, 6: where the first column of a cell stands in its code.
+            held = (a_now == top) | (b_now == top) << 2 | (c_now == top) << 4 | (d_now == top) << 6
+            free = (a_now < 0) | (b_now < 0) << 2 | (c_now < 0) << 4 | (d_now < 0) << 6
+            plain = (held | free) == 85
+        if plain and plain_old and (top == top_old or top < 0 or top_old < 0):
+            label = max(top, top_old)
+            if label >= 0:
+                codes[label, (held_old | held << 1) >> shift] += 1
+        else:
+            _count(a_old, a_now, b_old, b_now, c_old, c_now, d_old, d_now, 1, codes, shift, eight)
         if x == width:
             return
         following = min(a_next, b_next, c_next, d_next)
         if following - x > 1:
-            _count(a_now, a_now, b_now, b_now, c_now, c_now, d_now, d_now, following - x - 1, codes, shift, eight)
+            if plain:
+                if top >= 0:
+                    codes[top, (held | held << 1) >> shift] += following - x - 1
+            else:
+                _count(a_now, a_now, b_now, b_now, c_now, c_now, d_now, d_now, following - x - 1, codes, shift, eight)
         a_old, b_old, c_old, d_old = a_now, b_now, c_now, d_now
+        top_old, held_old, plain_old = top, held, plain
         x = following
 
 
