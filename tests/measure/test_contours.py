@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from matplotlib.path import Path as Outline
 from scipy import ndimage
 from skimage.measure import find_contours
 
@@ -174,8 +173,13 @@ def test_polygons_fill_as_matplotlib_does(seed):
     ours = polygon_mask([points], (20, 17))
     inside = np.zeros(ours.shape, bool)
     for k in range(1, len(points) - 1):  # even-odd of a polygon: exclusive or of its fan of triangles
-        triangle = points[[0, k, k + 1]]
-        inside ^= Outline(triangle).contains_points(np.stack([y.ravel(), x.ravel()], 1)).reshape(y.shape)
+        a, b, c = points[[0, k, k + 1]]
+        sides = [
+            (end[0] - start[0]) * (x - start[1]) - (end[1] - start[1]) * (y - start[0])
+            for start, end in ((a, b), (b, c), (c, a))
+        ]
+        inside ^= np.logical_and.reduce([side > 0 for side in sides])
+        inside ^= np.logical_and.reduce([side < 0 for side in sides])
     np.testing.assert_array_equal(ours, inside)
 
 

@@ -468,7 +468,7 @@ def test_a_vessel_graph_shows_forks_ends_and_narrowings() -> None:
     assert isinstance(svg, Markup)
     page = Page(svg)
     assert page.complaints == []
-    assert page.all("svg")[0]["aria-label"].startswith("Vessel graph of 3 branches, 1 forks, 3 ends and 1 narrowings")
+    assert page.all("svg")[0]["aria-label"].startswith("Vessel graph of 3 branches, 1 fork, 3 ends and 1 narrowing;")
     assert len(page.all("polygon", "fork")) == 2, "one fork, one in the key"
     assert len(page.all("circle", "tip")) == 4
     assert "62 %" in page.text

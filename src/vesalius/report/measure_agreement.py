@@ -27,6 +27,7 @@ DISTANCES = ("hd95", "hd", "hausdorff", "assd", "asd", "masd", "msd", "rmsd", "m
 OTHERS = ("precision", "recall", "sensitivity", "specificity", "f1", "volume_difference", "volume_error")
 MOST_METRICS = 8
 MOST_WORST = 8
+MOST_BESIDE = (3, 2)
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,9 @@ def _worst(table: Measured, ranked: Sequence[Measure]) -> Grid | None:
     if not len(order):
         return None
     names = [name for name in (table.case, table.structure) if name] or list(table.identifiers[:2])
-    metrics = list(ranked[:MOST_METRICS])
+    # The first of either kind: so many fit beside the names without scrolling.
+    kinds = ([m for m in ranked if direction(m.quantity) == way] for way in (1, -1))
+    metrics = [m for kind, most in zip(kinds, MOST_BESIDE, strict=True) for m in kind[:most]]
     digits = [digits_of(table.values(m), exact=True) for m in metrics]
     rows = [
         [

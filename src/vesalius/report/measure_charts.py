@@ -8,11 +8,12 @@ import numpy as np
 from markupsafe import Markup
 
 from vesalius.report.cases import Floats
-from vesalius.report.measure_numbers import digits_of, shown, statistics
+from vesalius.report.measure_numbers import digits_of, quantile_shown, shown, statistics
 from vesalius.report.svg import Drawing, Scale, clipped, decades, text_width, ticks
 
 WIDTH, HEIGHT = 420.0, 210.0
-LEFT, RIGHT, TOP, BOTTOM = 44.0, 14.0, 24.0, 44.0
+# The left margin holds counts of five digits beside the name of the axis.
+LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 24.0, 44.0
 # A histogram of fewer values shows its bins and not the data; then every value is drawn.
 FEWEST_FOR_BINS = 12
 MOST_DOTS = 400
@@ -51,7 +52,7 @@ def histogram_chart(values: Floats, *, x_name: str, label: str, noun: str = "val
             drawing.bar(x(low) + gap / 2, y(count), wide - gap, y.start - y(count), "fill s0", tip=tip)
     middle = x(one.median)
     drawing.line(middle, y.stop - 4, middle, y.start, "median")
-    words = f"median {shown(one.median, digits_of(finite, exact=True))}"
+    words = f"median {quantile_shown(one.median, finite)}"
     half = text_width(words) / 2
     drawing.text(
         min(max(middle, x.start + half), x.stop - half + 8), y.stop - 9, words, kind="tick strong", anchor="middle"

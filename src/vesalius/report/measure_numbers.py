@@ -26,8 +26,11 @@ _ACRONYMS = {
     "iou": "IoU", "dice": "Dice", "cldice": "clDice", "pq": "PQ", "rq": "RQ", "sq": "SQ", "aji": "AJI", "sd": "SD",
     "cv": "CV", "pca": "PCA", "2d": "2-D", "3d": "3-D", "glcm": "GLCM", "glrlm": "GLRLM", "glszm": "GLSZM",
     "gldzm": "GLDZM", "ngtdm": "NGTDM", "ngldm": "NGLDM", "hu": "HU", "feret": "Feret", "murray": "Murray",
+    "clark": "Clark", "evans": "Evans", "euler": "Euler",
 }  # fmt: skip
 _UNIT = re.compile(r"_((?:mm|px|um|cm)-?[0-9]?|ml|deg|percent|count|HU2?|SUV2?|intensity2?)$")
+# A tolerance in mm or pixels at the end of a name; a point is written as an underscore there.
+_TOLERANCE = re.compile(r"_at_([0-9]+(?:_[0-9]+)?)$")
 _RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
@@ -110,7 +113,7 @@ def _is_measure(frame: pd.DataFrame, name: Any) -> bool:
     if pd.api.types.is_bool_dtype(kind) or str(name) in (*CASES, *STRUCTURES):
         return False
     text = str(name)
-    if text in _NUMBERED or text.endswith(("_id", "_label", "_number")):
+    if text in _NUMBERED or (text.endswith(("_id", "_label", "_number")) and not text.endswith("euler_number")):
         return False
     if pd.api.types.is_numeric_dtype(kind):
         return True
@@ -126,7 +129,16 @@ def measure_of(column: str, known: Mapping[str, Mapping[str, Any]]) -> Measure:
     else:
         ending = _UNIT.search(column)
         quantity, unit = (column[: ending.start()], ending.group(1)) if ending else (column, "")
-    return Measure(column, quantity, named(quantity), unit_shown(unit))
+    name = named(quantity)
+    if _TOLERANCE.search(quantity):
+        name = f"{name} {_length_unit(known)}".rstrip()
+    return Measure(column, quantity, name, unit_shown(unit))
+
+
+def _length_unit(known: Mapping[str, Mapping[str, Any]]) -> str:
+    """``mm`` or ``px``, as the lengths of the same table have it; empty where they differ or are not known."""
+    found = {unit for row in known.values() if (unit := _text(row.get("unit"))) in ("mm", "px")}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _text(value: Any) -> str:
@@ -134,10 +146,16 @@ def _text(value: Any) -> str:
 
 
 def named(quantity: str) -> str:
-    """``volume_mesh`` as ``Volume mesh``, ``hd95`` as ``HD95``."""
+    """``volume_mesh`` as ``Volume mesh``, ``hd95`` as ``HD95``, ``surface_dice_at_0_5`` as ``Surface Dice at 0.5``."""
+    quantity = _TOLERANCE.sub(lambda found: f"_at_{found.group(1).replace('_', '.')}", quantity)
     words = [_ACRONYMS.get(word, word) for word in quantity.split("_") if word]
     text = " ".join(words) or quantity
     return text if text.startswith("clDice") else text[:1].upper() + text[1:]
+
+
+def inside_sentence(name: str) -> str:
+    """A measure's name without its capital letter, which acronyms and people keep."""
+    return name if name.partition(" ")[0] in _ACRONYMS.values() else name[:1].lower() + name[1:]
 
 
 def unit_shown(unit: str) -> str:
@@ -189,7 +207,7 @@ def shown(value: Any, digits: int) -> str:
 def _compact(size: float) -> str:
     text = f"{size:.3g}"
     if "e" not in text:
-        return f"{size:.2g}"
+        return text
     head, _, power = text.partition("e")
     return f"{head} × 10{str(int(power)).translate(_RAISED)}"
 
@@ -222,6 +240,14 @@ def statistics(values: Floats) -> Statistics:
     return Statistics(finite.size, float(finite.mean()), sd, middle, low, high, *ends)
 
 
+def quantile_shown(value: float, values: Floats) -> str:
+    """A quantile of `values`: that of whole numbers is whole, or lies half way or a quarter between two."""
+    digits = digits_of(values)
+    if not digits and isfinite(value) and value != round(value):
+        digits = max(digits_of(values, exact=True), 1)
+    return shown(value, digits)
+
+
 def statistics_grid(table: Measured, measures: Sequence[Measure], *, most_rows: int) -> Grid:
     """One row per measure and structure: n, mean, SD, median, quartiles, least and most."""
     groups = table.groups()
@@ -232,11 +258,7 @@ def statistics_grid(table: Measured, measures: Sequence[Measure], *, most_rows: 
         digits, finer = digits_of(values), digits_of(values, exact=True)
         for name, place in groups.items():
             one = statistics(values[place])
-            # Quartiles of whole numbers are whole or lie half way or a quarter between two.
-            low, middle, high = (
-                shown(v, digits if digits or not isfinite(v) or v == round(v) else max(finer, 1))
-                for v in (one.low_quartile, one.median, one.high_quartile)
-            )
+            low, middle, high = (quantile_shown(v, values) for v in (one.low_quartile, one.median, one.high_quartile))
             rows.append(
                 [
                     measure.heading,

@@ -21,7 +21,9 @@ from vesalius.report.measure_numbers import (
     Measure,
     Measured,
     digits_of,
+    inside_sentence,
     measured,
+    quantile_shown,
     rows_grid,
     shown,
     statistics,
@@ -174,13 +176,12 @@ def _answer(tables: Sequence[tuple[MeasureTable, Measured]]) -> str:
 
 def _middle(measure: Measure, values: Floats) -> str:
     """``median area 143 px² (quartiles 121 to 168)``."""
-    one, digits = statistics(values), digits_of(values, exact=True)
-    name = measure.name if measure.name[1:2].isupper() else measure.name[:1].lower() + measure.name[1:]
+    one, name = statistics(values), inside_sentence(measure.name)
     if not one.n:
         return f"{name} without a value"
     unit = f" {measure.unit}" if measure.unit else ""
-    quartiles = f"{shown(one.low_quartile, digits)} to {shown(one.high_quartile, digits)}"
-    return f"median {name} {shown(one.median, digits)}{unit} (quartiles {quartiles})"
+    low, middle, high = (quantile_shown(v, values) for v in (one.low_quartile, one.median, one.high_quartile))
+    return f"median {name} {middle}{unit} (quartiles {low} to {high})"
 
 
 def _warnings(problems: Sequence[str]) -> list[tuple[str, str]]:
@@ -277,8 +278,7 @@ def _histogram(measure: Measure, values: Floats) -> Figure:
 
 def _spread(measure: Measure, values: Floats, groups: Mapping[str, Any]) -> Figure:
     shown_groups = {name: values[place] for name, place in list(groups.items())[:MOST_STRUCTURES]}
-    digits = {name: digits_of(one, exact=True) for name, one in shown_groups.items()}
-    middles = [f"{name} {shown(statistics(one).median, digits[name])}" for name, one in shown_groups.items()]
+    middles = [f"{name} {quantile_shown(statistics(one).median, one)}" for name, one in shown_groups.items()]
     unit = f" {measure.unit}" if measure.unit else ""
     said = f"{measure.name}, medians{unit}: {', '.join(middles)}"
     chart = spread_chart(shown_groups, x_name=measure.heading, label=said)

@@ -21,6 +21,7 @@ CALIBRES = 8
 # More branches than these make a page slow and cannot be told apart.
 MOST_BRANCHES = 3000
 THINNEST, THICKEST = 1.2, 16.0
+_SIGNS = ("fork", "end", "narrowing")
 
 
 class _Map(Drawing):
@@ -136,9 +137,9 @@ def _view(branches: Sequence[tuple[Floats, Floats]], steps: Floats, shape: Seque
 
 
 def _graph_words(branches: int, counts: tuple[int, int, int], calibre: tuple[float, float], unit: str) -> str:
-    forks, ends, narrowings = counts
+    forks, ends, narrowings = (_many(count, one) for count, one in zip(counts, _SIGNS, strict=True))
     return (
-        f"Vessel graph of {branches} branches, {forks} forks, {ends} ends and {narrowings} narrowings; "
+        f"Vessel graph of {branches} branch{'' if branches == 1 else 'es'}, {forks}, {ends} and {narrowings}; "
         f"calibre {short(calibre[0])} to {short(calibre[1])} {unit}"
     )
 
