@@ -157,7 +157,8 @@ def _middle(study: Study, table: str, column: str, frame: pd.DataFrame) -> str:
     names = list(frame["name"].unique()) if "name" in frame else []
     if 1 < len(names) <= _MOST_ACROSS + 2:
         middles = [(one, float(np.nanmedian(values[(frame["name"] == one).to_numpy()]))) for one in names]
-        return f"median {name}: " + ", ".join(f"{one} {shown(middle, _few(middle))}{unit}" for one, middle in middles)
+        said = [(f"label {one}" if str(one).isdigit() else one, shown(middle, _few(middle))) for one, middle in middles]
+        return f"median {name}: " + ", ".join(f"{one} {middle}{unit}" for one, middle in said)
     if len(names) > 1:
         return ""
     if known.sum() == 1:
