@@ -51,3 +51,9 @@ def test_read_any_image(tiny_films, tmp_path):
 def test_every_example_is_tested():
     text = Path(__file__).read_text(encoding="utf-8")
     assert all(f'"{path.name}"' in text for path in EXAMPLES.glob("*.py"))
+
+
+def test_measure_masks(tmp_path):
+    said = run("measure_masks.py", tmp_path / "out")
+    assert "heart to lung: 0.0 mm" in said
+    assert (tmp_path / "out" / "measurements" / "index.html").is_file()
