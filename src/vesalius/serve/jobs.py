@@ -125,6 +125,10 @@ def train(
         raise UsageError("train needs DATA, or --resume with the --out of a run")
     join_processes(pick_device(device))
     first = process_rank()[0] == 0
+    if resume and first and folder.request.exists() and (settings or plan is not None):
+        progress.warn(
+            f"{folder.root}: goes on with its own plan; --set, --precision and --plan change nothing with --resume"
+        )
     if first:
         request = folder.start(request, resume=resume, force=force)
     wait_for_all()
