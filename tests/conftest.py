@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-# A busy machine is no defect: examples have no time limit of their own. The same examples every time, so that a failure is
-# the work of a change; VESALIUS_EXPLORE=1 looks for new ones.
+# A busy machine is no defect: examples have no time limit of their own. The same examples every time, so that a failure
+# is the work of a change; VESALIUS_EXPLORE=1 looks for new ones.
 settings.register_profile("steady", deadline=None, derandomize=not os.environ.get("VESALIUS_EXPLORE"))
 settings.load_profile("steady")
 
