@@ -125,11 +125,8 @@ def train(
         raise UsageError("train needs DATA, or --resume with the --out of a run")
     join_processes(pick_device(device))
     first = process_rank()[0] == 0
-    if resume and first and folder.request.exists() and (settings or plan is not None):
-        progress.warn(
-            f"{folder.root}: goes on with its own plan; --set, --precision and --plan change nothing with --resume"
-        )
     if first:
+        _warn_of_ignored(folder, resume and bool(settings or plan), progress)
         request = folder.start(request, resume=resume, force=force)
     wait_for_all()
     if not first:  # what the first process decided holds for all
@@ -146,6 +143,12 @@ def train(
     if process_rank()[0] != 0:
         return Trained(folder.root, folder.report, folder.bundle, {})
     return workshop.finish(members, start, command, progress)
+
+
+def _warn_of_ignored(folder: RunFolder, changed: bool, progress: Progress) -> None:
+    """Say that a run which goes on keeps its plan."""
+    if changed and folder.request.exists():
+        progress.warn(f"{folder.root}: goes on with its own plan; --set, --precision and --plan change nothing in it")
 
 
 def _request(
