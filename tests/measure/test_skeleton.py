@@ -10,7 +10,7 @@ from skimage.measure import euler_number
 from tubes import draw, straight
 
 from vesalius.measure.skeleton import _plane_table, grown_simply, is_simple, skeletonize
-from vesalius.measure.vessel_voxels import checked_mask, packed, squared_depths
+from vesalius.measure.vessel_voxels import checked_volume, packed, squared_depths
 
 
 def topology(mask):
@@ -79,7 +79,7 @@ def test_cavities_are_filled_only_if_asked():
     shell[2:10, 2:10, 2:10] = True
     shell[4:8, 4:8, 4:8] = False
     shell[5:7, 5:7, 5:7] = True  # a piece in the cavity is swallowed
-    assert (packed(checked_mask(shell)).dense() == ndimage.binary_fill_holes(shell)).all()
+    assert (packed(checked_volume(shell)).dense() == ndimage.binary_fill_holes(shell)).all()
     assert skeletonize(shell).sum() <= 3
     assert topology(skeletonize(shell, fill_cavities=False)) == topology(shell)
 
@@ -87,7 +87,7 @@ def test_cavities_are_filled_only_if_asked():
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (2.5, 1, 1), (0.5, 0.7, 1.2)])
 def test_the_distance_is_the_exact_one(spacing):
     mask = ndimage.gaussian_filter(np.random.default_rng(3).normal(size=(30, 40, 70)), 3) > -0.01
-    voxels = packed(checked_mask(mask), fill_cavities=False)
+    voxels = packed(checked_volume(mask), fill_cavities=False)
     known = ndimage.distance_transform_edt(np.pad(mask, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
     assert np.sqrt(squared_depths(voxels, spacing)) == pytest.approx(known[mask])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -202,13 +203,7 @@ def predict(args: argparse.Namespace, screen: Screen) -> int:
             f"{len(outcome.written)} predicted, {len(outcome.skipped)} were there, "
             f"{len(outcome.failed)} failed; {Path(args.out) / 'predictions.csv'}"
         )
-    if outcome.failed:
-        first = next(iter(outcome.failed.values()))
-        raise DataError(
-            f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.predictions)} cases failed "
-            f"(failed.json lists them); the first: {first}"
-        )
-    return 0
+    return _unless_failed(outcome.failed, len(outcome.predictions))
 
 
 def measure_options(parser: argparse.ArgumentParser) -> None:
@@ -252,11 +247,15 @@ def measure(args: argparse.Namespace, screen: Screen) -> int:
         emit(done.to_json())
     else:
         print_measured(done)
-    if done.failed:
-        raise DataError(
-            f"{len(done.failed)} of {done.cases + len(done.failed)} cases failed (failed.json lists them); "
-            f"the first: {next(iter(done.failed.values()))}"
-        )
+    return _unless_failed(done.failed, done.cases)
+
+
+def _unless_failed(failed: Mapping[str, str], done: int) -> int:
+    """0, or the error of a command whose other cases are written."""
+    if failed:
+        first = next(iter(failed.values()))
+        whole = done + len(failed)
+        raise DataError(f"{len(failed)} of {whole} cases failed (failed.json lists them); the first: {first}")
     return 0
 
 

@@ -31,6 +31,14 @@ class Labels:
         True when several classes may hold at once; then one name is allowed.
     positive
         For two exclusive classes: index of the class whose presence is the question. Sensitivity is measured on it.
+    regions
+        For masks whose structures overlap (multilabel): the values of the label map that each name joins, for example
+        BraTS ``((1, 2, 3), (1, 3), (3,))`` for whole tumour, tumour core and enhancing tumour. Else empty: the index
+        of a name is its value in the label map and the first name is the background.
+    ignore
+        Value of the label map that says nobody knows; such voxels are neither trained nor judged on.
+    instances
+        The label map numbers single objects (of the one class beside the background) instead of naming classes.
     """
 
     names: tuple[str, ...]
@@ -38,6 +46,9 @@ class Labels:
     positive: int = 1
     colours: tuple[str, ...] = ()
     concepts: tuple[Concept | None, ...] = ()
+    regions: tuple[tuple[int, ...], ...] = ()
+    ignore: int | None = None
+    instances: bool = False
 
     def __post_init__(self) -> None:
         names = tuple(str(name) for name in self.names)
@@ -56,6 +67,12 @@ class Labels:
             object.__setattr__(self, "concepts", (None,) * len(names))
         if len(self.colours) != len(names) or len(self.concepts) != len(names):
             raise ValueError(f"give one colour and one concept per class ({len(names)})")
+        regions = tuple(tuple(int(value) for value in region) for region in self.regions)
+        object.__setattr__(self, "regions", regions)
+        if regions and (len(regions) != len(names) or not self.multilabel or not all(regions)):
+            raise ValueError(f"give the values of each of {len(names)} multilabel regions, got {list(regions)}")
+        if self.ignore is not None and (self.ignore in range(len(names)) if not regions else False):
+            raise ValueError(f"the ignored value {self.ignore} is the class {names[self.ignore]!r}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -65,18 +82,30 @@ class Labels:
         """Two exclusive classes."""
         return len(self.names) == 2 and not self.multilabel
 
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """Names of what a mask shows: all but the background, or every region."""
+        return self.names if self.multilabel else self.names[1:]
+
     def to_json(self) -> dict[str, Any]:
         """Plain data for JSON and YAML."""
         concepts = [
             None if c is None else {"value": c.value, "scheme": c.scheme, "meaning": c.meaning} for c in self.concepts
         ]
-        return {
+        data = {
             "names": list(self.names),
             "multilabel": self.multilabel,
             "positive": self.positive,
             "colours": list(self.colours),
             "concepts": concepts,
         }
+        if self.regions:
+            data["regions"] = [list(region) for region in self.regions]
+        if self.ignore is not None:
+            data["ignore"] = self.ignore
+        if self.instances:
+            data["instances"] = True
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Labels:
@@ -88,4 +117,7 @@ class Labels:
             positive=int(data.get("positive", 1)),
             colours=tuple(data.get("colours", ())),
             concepts=tuple(None if c is None else Concept(**c) for c in concepts),
+            regions=tuple(tuple(region) for region in data.get("regions", ())),
+            ignore=data.get("ignore"),
+            instances=bool(data.get("instances", False)),
         )

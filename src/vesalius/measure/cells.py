@@ -17,9 +17,9 @@ from scipy.stats import chi2
 
 from vesalius.core.geometry import FloatArray
 from vesalius.measure import planar, texture
+from vesalius.measure.arguments import checked_steps
 from vesalius.measure.boxes import LabelBoxes, checked_labels, label_boxes
 from vesalius.measure.compiled import in_threads, kernel, slabs
-from vesalius.measure.planar import checked_spacing
 from vesalius.measure.quantities import Quantity
 from vesalius.measure.shape_kernels import numbered
 from vesalius.measure.spatial import nearest_distances
@@ -125,7 +125,7 @@ def cell_table(
     table = planar.planar_table(array, spacing, workers=texture.threads_for(array.size))
     start, stop = (np.stack([table[f"box_{end}_y"], table[f"box_{end}_x"]], axis=1) for end in ("start", "stop"))
     boxes = LabelBoxes(table["label"], table["pixel_count"], start, stop)
-    table |= _places(array, table, boxes, checked_spacing(spacing, 2))
+    table |= _places(array, table, boxes, checked_steps(spacing, 2))
     if image is None:
         return table
     for name, pixels, measure_texture in _channels(array, image, channels):
@@ -154,7 +154,7 @@ def cell_quantities(channels: Sequence[str] = ()) -> tuple[Quantity, ...]:
 def cell_points(table: Mapping[str, NDArray[Any]], spacing: Sequence[float] | None = None) -> FloatArray:
     """``(L, 2)`` centres (y, x) measured from the outer corner of the image, as `measure.spatial` takes them."""
     index = np.stack([table["centroid_index_y"], table["centroid_index_x"]], axis=1)
-    return np.asarray((index + 0.5) * checked_spacing(spacing, 2))
+    return np.asarray((index + 0.5) * checked_steps(spacing, 2))
 
 
 def intensity_table(
@@ -220,7 +220,7 @@ def cell_summary(
     """
     if len(shape) != 2 or min(shape) < 1:
         raise ValueError(f"shape must be (Y, X) with sides of at least 1, got {shape}")
-    steps = checked_spacing(spacing, 2)
+    steps = checked_steps(spacing, 2)
     start, stop = (np.stack([table[f"box_{end}_y"], table[f"box_{end}_x"]], axis=1) for end in ("start", "stop"))
     if len(stop) and np.any(stop.max(0) > shape):
         raise ValueError(f"a cell ends at {tuple(stop.max(0).tolist())}, beyond the image of shape {shape}")

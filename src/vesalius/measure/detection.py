@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vesalius.measure.arguments import checked_spacing
 from vesalius.measure.compiled import kernel
-from vesalius.measure.distance import checked_spacing
 from vesalius.measure.instances import THRESHOLDS
 from vesalius.measure.quantities import Quantity
 from vesalius.measure.weights import FloatArray, IntArray, mean_defined, ratio

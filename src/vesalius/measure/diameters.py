@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius.core.geometry import FloatArray
+from vesalius.measure.arguments import checked_steps
 from vesalius.measure.boxes import LabelBoxes, checked_labels, label_boxes
 from vesalius.measure.compiled import in_threads, kernel
-from vesalius.measure.planar import calipers, checked_spacing, outline_hull
+from vesalius.measure.planar import calipers, outline_hull
 from vesalius.measure.quantities import Quantity
 from vesalius.measure.shape_kernels import Scan, scan
 
@@ -114,7 +115,7 @@ def maximum_diameters(found: Scan, steps: FloatArray, *, workers: int | None = N
 
 def _volume(labels: NDArray[Any], spacing: Sequence[float] | None) -> tuple[NDArray[Any], FloatArray]:
     array = checked_labels(labels)
-    steps = checked_spacing(spacing, array.ndim)
+    steps = checked_steps(spacing, array.ndim)
     return (array, steps) if array.ndim == 3 else (array[None], np.concatenate([[1.0], steps]))
 
 

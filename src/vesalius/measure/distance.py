@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from vesalius.core.environment import available_cores
 from vesalius.core.geometry import FloatArray
+from vesalius.measure.arguments import checked_mask, checked_spacing
 from vesalius.measure.compiled import in_threads, kernel, slabs
 from vesalius.measure.surface_bits import PointSet, packed
 from vesalius.measure.surface_search import look_in_bricks, look_near
@@ -24,22 +25,6 @@ _TILE = 16
 # A query in bricks takes about as long as so many voxels of a plane.
 _BRICK_WORK = 120
 _NEVER = np.uint16(65535)
-
-
-def checked_spacing(spacing: Sequence[float] | None, ndim: int) -> tuple[float, ...]:
-    """`spacing` as floats, ones where it is None.
-
-    Raises
-    ------
-    ValueError
-        Unless there is one positive finite number per axis.
-    """
-    if spacing is None:
-        return (1.0,) * ndim
-    steps = tuple(float(step) for step in spacing)
-    if len(steps) != ndim or not all(np.isfinite(step) and step > 0 for step in steps):
-        raise ValueError(f"spacing must be one positive number for each of {ndim} axes, got {spacing}")
-    return steps
 
 
 def distance_field(
@@ -129,22 +114,6 @@ def _transform(
         in_threads(planes, slabs(volume.shape[0], pieces), workers=workers)
         in_threads(across, slabs(volume.shape[1], pieces), workers=workers)
     in_threads(root, slabs(volume.shape[1], pieces), workers=workers)
-
-
-def checked_mask(mask: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """`mask` as contiguous uint8, 1 where it is not 0; a boolean array is not copied.
-
-    Raises
-    ------
-    ValueError
-        For other axes than (Y, X) or (Z, Y, X).
-    """
-    array = np.asarray(mask)
-    if array.ndim not in (2, 3):
-        raise ValueError(f"{name} must have axes (Y, X) or (Z, Y, X), got shape {array.shape}")
-    if array.dtype != np.bool_:
-        array = array != 0
-    return np.ascontiguousarray(array).view(np.uint8)
 
 
 @kernel

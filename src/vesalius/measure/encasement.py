@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius.core.geometry import FloatArray
+from vesalius.measure.arguments import checked_spacing
 from vesalius.measure.boxes import label_boxes
-from vesalius.measure.distance import checked_spacing, distance_field
+from vesalius.measure.distance import distance_field
 from vesalius.measure.quantities import Quantity
 
 _NCCN = "NCCN Guidelines, Pancreatic Adenocarcinoma; Al-Hawary et al., Radiology 2014;270:248"

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vesalius.core.geometry import FloatArray
+from vesalius.measure.arguments import checked_steps
 from vesalius.measure.boxes import LabelBoxes, checked_labels, label_boxes
 from vesalius.measure.compiled import in_threads, kernel
-from vesalius.measure.planar import checked_spacing
 from vesalius.measure.quantities import Quantity
 from vesalius.measure.shape_kernels import IntArray, numbered
 
@@ -235,7 +235,7 @@ def first_order_table(
     rows = np.array(in_threads(measure, range(len(boxes)), workers=workers)).reshape(-1, len(names))
     table: dict[str, NDArray[Any]] = {"label": boxes.values, "voxel_count": boxes.voxels}
     table |= {name: rows[:, k] for k, name in enumerate(names)}
-    return table | (_peaks(shades, array, boxes, checked_spacing(spacing, 3), workers) if peaks else {})
+    return table | (_peaks(shades, array, boxes, checked_steps(spacing, 3), workers) if peaks else {})
 
 
 def _checked_images(image: NDArray[Any], labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from vesalius.measure.arguments import checked_spacing
 from vesalius.measure.boxes import checked_labels
 from vesalius.measure.compiled import in_threads
-from vesalius.measure.distance import checked_spacing
 from vesalius.measure.long_axis import DISCS, LongAxis, Point, long_axis
 from vesalius.measure.quantities import Quantity
 from vesalius.measure.weights import FloatArray, ratio

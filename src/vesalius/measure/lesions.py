@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vesalius.measure.arguments import checked_spacing
 from vesalius.measure.boxes import checked_labels, label_boxes
 from vesalius.measure.compiled import kernel
 from vesalius.measure.contingency import Contingency, contingency
-from vesalius.measure.distance import checked_spacing
 from vesalius.measure.instances import best_pairs
 from vesalius.measure.quantities import Quantity
 from vesalius.measure.weights import FloatArray, IntArray, ratio

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vesalius.measure.arguments import checked_spacing
 from vesalius.measure.boxes import checked_labels, label_boxes
-from vesalius.measure.distance import checked_spacing
 from vesalius.measure.lesions import components
 from vesalius.measure.weights import FloatArray
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vesalius.measure.arguments import checked_spacing
 from vesalius.measure.contingency import Contingency, contingency
-from vesalius.measure.distance import checked_spacing
 from vesalius.measure.quantities import Quantity
 from vesalius.measure.weights import FloatArray, IntArray, ratio
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from vesalius.core.environment import available_cores
 from vesalius.core.geometry import FloatArray
+from vesalius.measure.arguments import checked_steps
 from vesalius.measure.boxes import checked_labels
 from vesalius.measure.compiled import in_threads, kernel, slabs
 from vesalius.measure.quantities import Quantity
@@ -64,14 +65,6 @@ QUANTITIES: tuple[Quantity, ...] = (
 )
 
 
-def checked_spacing(spacing: Sequence[float] | None, ndim: int) -> FloatArray:
-    """`spacing` as ``(ndim,)`` positive numbers, ones for None; raises ValueError otherwise."""
-    steps = np.ones(ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)
-    if steps.shape != (ndim,) or not np.all(np.isfinite(steps) & (steps > 0)):
-        raise ValueError(f"spacing must be {ndim} positive numbers, one per axis, got {spacing}")
-    return steps
-
-
 def planar_table(
     labels: NDArray[Any], spacing: Sequence[float] | None = None, *, workers: int | None = None
 ) -> dict[str, NDArray[Any]]:
@@ -99,7 +92,7 @@ def planar_table(
     array = checked_labels(labels)
     if array.ndim != 2:
         raise ValueError(f"labels must have axes (Y, X), got shape {array.shape}")
-    steps = checked_spacing(spacing, 2)
+    steps = checked_steps(spacing, 2)
     found = scan(array, workers=workers)
     boxes, pixel = found.boxes, float(np.prod(steps))
     count = boxes.voxels.astype(np.float64)

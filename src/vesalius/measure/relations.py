@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius.core.geometry import FloatArray
+from vesalius.measure.arguments import checked_spacing
 from vesalius.measure.boxes import LabelBoxes, checked_labels, label_boxes
 from vesalius.measure.contact import Contacts, contact_pass
 from vesalius.measure.corners import Surfaces, corners_of, nearest_corner, surface_corners, weighted_percentile
@@ -379,7 +380,4 @@ def _limit(max_distance_mm: float | None) -> float:
 
 def _steps(spacing: Sequence[float] | None, ndim: int) -> FloatArray:
     """Spacing along (z, y, x); 1 along z for pictures, so that faces are lengths."""
-    steps = np.ones(ndim) if spacing is None else np.asarray(spacing, dtype=np.float64)
-    if steps.shape != (ndim,) or not (np.isfinite(steps).all() and (steps > 0).all()):
-        raise ValueError(f"spacing must be {ndim} positive numbers, got {spacing}")
-    return np.concatenate([np.ones(3 - ndim), steps])
+    return np.concatenate([np.ones(3 - ndim), checked_spacing(spacing, ndim)])

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from vesalius.core.geometry import FloatArray
 from vesalius.measure import cube
+from vesalius.measure.arguments import checked_steps
 from vesalius.measure.boxes import checked_labels
 from vesalius.measure.compiled import in_threads, kernel
 from vesalius.measure.diameters import MAXIMUM_DIAMETER, maximum_diameters
 from vesalius.measure.hull import hull_size, surface_hull
-from vesalius.measure.planar import checked_spacing
 from vesalius.measure.quantities import Quantity
 from vesalius.measure.shape_bounds import smallest_box, smallest_ellipsoid
 from vesalius.measure.shape_kernels import IntArray, Scan, numbered, scan
@@ -152,7 +152,7 @@ def shape_table(
     array = checked_labels(labels)
     if array.ndim != 3:
         raise ValueError(f"labels must have axes (Z, Y, X), got shape {array.shape}; planar_table takes (Y, X)")
-    steps = checked_spacing(spacing, 3)
+    steps = checked_steps(spacing, 3)
     if image is not None and np.shape(image) != array.shape:
         raise ValueError(f"image of shape {np.shape(image)} does not fit labels of shape {array.shape}")
     if autocorrelation and image is None:

@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius.core.geometry import FloatArray
+from vesalius.measure.arguments import checked_spacing
 from vesalius.measure.compiled import kernel
 from vesalius.measure.vessel_voxels import (
     Voxels,
     Words,
     around,
-    checked_mask,
-    checked_spacing,
+    checked_volume,
     is_set,
     packed,
     row_of,
@@ -70,7 +70,7 @@ def skeletonize(
         For other axes, values that are not finite, or a spacing that is not positive.
     """
     ndim = np.ndim(mask)
-    volume = checked_mask(mask)
+    volume = checked_volume(mask)
     steps = (1.0,) * (3 - ndim) + checked_spacing(spacing, ndim)
     voxels = packed(volume, fill_cavities=fill_cavities)
     thin = Voxels(thinned(voxels, squared_depths(voxels, steps), steps), voxels.shape)
@@ -236,7 +236,7 @@ def grown_simply(mask: NDArray[Any], depth: NDArray[Any], seed: Sequence[int]) -
     depth
         Like `mask`: how early a voxel should join.
     """
-    volume = checked_mask(mask)
+    volume = checked_volume(mask)
     if volume.shape[0] < 2:
         raise ValueError(f"mask must have axes (Z, Y, X) with more than one slice, got shape {np.shape(mask)}")
     voxels = packed(volume, fill_cavities=False)

@@ -26,8 +26,8 @@ from scipy.special import ndtr
 from vesalius.core.environment import available_cores
 from vesalius.core.geometry import FloatArray
 from vesalius.core.randomness import generator
+from vesalius.measure.arguments import checked_steps
 from vesalius.measure.compiled import in_threads, kernel
-from vesalius.measure.planar import checked_spacing
 from vesalius.measure.quantities import Quantity
 
 CORRECTIONS = ("isotropic", "translation", "none")
@@ -92,7 +92,7 @@ class Window:
         held = None if mask is None else np.asarray(mask) != 0
         if held is not None and held.shape != tuple(shape):
             raise ValueError(f"the mask must have the shape {shape} of the image, got {held.shape}")
-        size = checked_spacing(spacing, 2) * shape
+        size = checked_steps(spacing, 2) * shape
         return cls((float(size[0]), float(size[1])), held)
 
     @property

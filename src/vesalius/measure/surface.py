@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius.core.geometry import FloatArray
+from vesalius.measure.arguments import checked_mask, checked_spacing
 from vesalius.measure.boxes import LabelBoxes, checked_labels, label_boxes
 from vesalius.measure.compiled import in_threads
-from vesalius.measure.distance import checked_mask, checked_spacing, nearest
+from vesalius.measure.distance import nearest
 from vesalius.measure.quantities import Quantity
 from vesalius.measure.surface_band import band
 from vesalius.measure.surface_bits import packed

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius.core.geometry import FloatArray, Grid
+from vesalius.measure.arguments import checked_mask, checked_spacing
 from vesalius.measure.boxes import checked_labels, label_boxes
 from vesalius.measure.compiled import kernel
-from vesalius.measure.distance import checked_mask, checked_spacing, distance_field
+from vesalius.measure.distance import distance_field
 from vesalius.measure.quantities import Quantity
 
 _HERE = "docs/relations.md"

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 
 from vesalius.core.environment import available_cores
 from vesalius.core.geometry import FloatArray
+from vesalius.measure.arguments import checked_mask, checked_spacing
 from vesalius.measure.boxes import label_boxes
 from vesalius.measure.compiled import kernel
-from vesalius.measure.distance import checked_mask, checked_spacing, distance_field
+from vesalius.measure.distance import distance_field
 from vesalius.measure.quantities import Quantity
 
 _LOCAL = "Hildebrand and Ruegsegger, J. Microscopy 1997;185:67"

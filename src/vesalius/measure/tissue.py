@@ -23,9 +23,9 @@ from scipy import ndimage
 
 from vesalius.core.environment import available_cores
 from vesalius.core.geometry import FloatArray
+from vesalius.measure.arguments import checked_steps
 from vesalius.measure.boxes import checked_labels
 from vesalius.measure.compiled import in_threads, kernel, slabs
-from vesalius.measure.planar import checked_spacing
 from vesalius.measure.quantities import Quantity
 
 _LEGLAND = "Legland et al., Image Anal. Stereol. 2007, 26:83"
@@ -74,7 +74,7 @@ def class_areas(
         classes 0..K-1, absent ones included.
     """
     array, classes_held = _checked_classes(classes, count)
-    pixel = float(np.prod(checked_spacing(spacing, array.ndim)))
+    pixel = float(np.prod(checked_steps(spacing, array.ndim)))
     pixels = np.bincount(array.ravel(), minlength=classes_held)
     inside = pixels
     if tissue is not None:
@@ -99,7 +99,7 @@ def interface_lengths(
     array, held = _checked_classes(classes, count)
     if array.ndim != 2:
         raise ValueError(f"classes must have axes (Y, X), got shape {array.shape}")
-    sy, sx = (float(step) for step in checked_spacing(spacing, 2))
+    sy, sx = (float(step) for step in checked_steps(spacing, 2))
 
     def work(part: tuple[int, int]) -> NDArray[np.int64]:
         changes = np.zeros((3, held, held), dtype=np.int64)
@@ -154,7 +154,7 @@ class TissueMask:
 
     def measures(self, spacing: Sequence[float] | None = None) -> dict[str, float]:
         """``tissue_area`` and ``tissue_share``."""
-        pixel = float(np.prod(checked_spacing(spacing, 2)))
+        pixel = float(np.prod(checked_steps(spacing, 2)))
         held = int(np.count_nonzero(self.mask))
         share = held / self.mask.size if self.mask.size else float("nan")
         return {"tissue_area": held * pixel, "tissue_share": share}

@@ -242,17 +242,17 @@ def _lengths(
 
     `frames` ``(T, 10)`` hold its place, the outward way, the curvature vector and the radius.
     """
-    owned = lines.branch_of()
+    near = _near_tips(owner, lines.branch_of(), lines.starts, table, limit)
     offset = 3 - scale.ndim
     border = (np.array(voxels.shape)[offset:] - 1) * scale.used
     found = np.zeros((len(frames), 2))
-    _beyond(places, owner, owned, lines.starts, table, limit, frames, scale.spacing, border, offset, found)
+    _beyond(places, near, frames, scale.spacing, border, offset, found)
     radius = frames[:, 9]
     section = np.array([scale.section_of(one) for one in radius])
     even = found[:, 0] * scale.voxel / section
     round_ = np.maximum(even - _CAP[scale.ndim] * radius, 0.0)
     votes = np.zeros((len(frames), 2))
-    _vote(places, owner, owned, lines.starts, table, limit, frames, even, round_, _DOUBT * scale.side, votes)
+    _vote(places, near, frames, even, round_, _DOUBT * scale.side, votes)
 
     factor, more = _MAJORITY[scale.ndim]
     flat = (found[:, 1] > 0) | (votes[:, 0] > factor * votes[:, 1] + more)
@@ -260,60 +260,57 @@ def _lengths(
 
 
 @kernel
-def _beyond(places, owner, owned, starts, table, limit, frames, spacing, border, offset, out):  # type: ignore[no-untyped-def]
-    """Per tip: voxels beyond the plane through its base, and whether one lies at the border of the image."""
+def _near_tips(owner, owned, starts, table, limit):  # type: ignore[no-untyped-def]
+    """``(N, 2)``: voxels that belong to the stretch before a tip, and the number of the tip."""
+    found, size = np.empty((2 * owner.shape[0], 2), np.int64), 0
     for voxel in range(owner.shape[0]):
         sample = owner[voxel]
         if sample < 0:
             continue
         branch = owned[sample]
         for side in range(2):
-            tip = table[branch, side]
-            if tip < 0:
-                continue
             away = sample - starts[branch] if side == 0 else starts[branch + 1] - 1 - sample
-            if away > limit[branch, side]:
-                continue
-            along, thick = 0.0, 0.0
-            for axis in range(3):
-                along += (places[voxel, axis] - frames[tip, axis]) * frames[tip, 3 + axis]
-                thick += abs(frames[tip, 3 + axis]) * spacing[axis]
-            if along < -0.5 * thick:
-                continue
-            out[tip, 0] += min(along / thick + 0.5, 1.0)
-            if along > 0:
-                for axis in range(offset, 3):
-                    at = places[voxel, axis]
-                    if at <= 0.25 * spacing[axis] or at >= border[axis - offset] - 0.25 * spacing[axis]:
-                        out[tip, 1] = 1.0
+            if table[branch, side] >= 0 and away <= limit[branch, side]:
+                found[size, 0], found[size, 1] = voxel, table[branch, side]
+                size += 1
+    return found[:size].copy()
 
 
 @kernel
-def _vote(places, owner, owned, starts, table, limit, frames, even, rounded, doubt, out):  # type: ignore[no-untyped-def]
-    """Per tip: voxels that only a flat end at `even`, and that only a round one with its centre at `rounded`, holds."""
-    for voxel in range(owner.shape[0]):
-        sample = owner[voxel]
-        if sample < 0:
+def _beyond(places, near, frames, spacing, border, offset, out):  # type: ignore[no-untyped-def]
+    """Per tip: voxels beyond the plane through its base, and whether one lies at the border of the image."""
+    for k in range(near.shape[0]):
+        voxel, tip = near[k, 0], near[k, 1]
+        along, thick = 0.0, 0.0
+        for axis in range(3):
+            along += (places[voxel, axis] - frames[tip, axis]) * frames[tip, 3 + axis]
+            thick += abs(frames[tip, 3 + axis]) * spacing[axis]
+        if along < -0.5 * thick:
             continue
-        branch = owned[sample]
-        for side in range(2):
-            tip = table[branch, side]
-            if tip < 0:
-                continue
-            away = sample - starts[branch] if side == 0 else starts[branch + 1] - 1 - sample
-            if away > limit[branch, side]:
-                continue
-            along, far = 0.0, 0.0
-            for axis in range(3):
-                along += (places[voxel, axis] - frames[tip, axis]) * frames[tip, 3 + axis]
-            over = along - rounded[tip]
-            if over <= 0:
-                continue
-            for axis in range(3):
-                ahead = frames[tip, axis] + along * frames[tip, 3 + axis] + 0.5 * along**2 * frames[tip, 6 + axis]
-                far += (places[voxel, axis] - ahead) ** 2
-            square = far + over * over
-            if along <= even[tip] and square > (frames[tip, 9] + doubt) ** 2:
-                out[tip, 0] += 1.0
-            elif along > even[tip] and square <= frames[tip, 9] ** 2:
-                out[tip, 1] += 1.0
+        out[tip, 0] += min(along / thick + 0.5, 1.0)
+        if along > 0:
+            for axis in range(offset, 3):
+                at = places[voxel, axis]
+                if at <= 0.25 * spacing[axis] or at >= border[axis - offset] - 0.25 * spacing[axis]:
+                    out[tip, 1] = 1.0
+
+
+@kernel
+def _vote(places, near, frames, even, rounded, doubt, out):  # type: ignore[no-untyped-def]
+    """Per tip: voxels that only a flat end at `even`, and that only a round one with its centre at `rounded`, holds."""
+    for k in range(near.shape[0]):
+        voxel, tip = near[k, 0], near[k, 1]
+        along, far = 0.0, 0.0
+        for axis in range(3):
+            along += (places[voxel, axis] - frames[tip, axis]) * frames[tip, 3 + axis]
+        over = along - rounded[tip]
+        if over <= 0:
+            continue
+        for axis in range(3):
+            ahead = frames[tip, axis] + along * frames[tip, 3 + axis] + 0.5 * along**2 * frames[tip, 6 + axis]
+            far += (places[voxel, axis] - ahead) ** 2
+        square = far + over * over
+        if along <= even[tip] and square > (frames[tip, 9] + doubt) ** 2:
+            out[tip, 0] += 1.0
+        elif along > even[tip] and square <= frames[tip, 9] ** 2:
+            out[tip, 1] += 1.0

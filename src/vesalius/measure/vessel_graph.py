@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius.core.geometry import FloatArray
+from vesalius.measure.arguments import checked_spacing
 from vesalius.measure.skeleton import thinned
 from vesalius.measure.vessel_ends import Scale, moved_nodes, tips
 from vesalius.measure.vessel_lines import (
@@ -33,7 +34,7 @@ from vesalius.measure.vessel_lines import (
     spread_along,
 )
 from vesalius.measure.vessel_trace import Net, false_loops, loops_in, merge_close, prune_spurs, traced, trim_tails
-from vesalius.measure.vessel_voxels import Voxels, checked_mask, checked_spacing, packed, squared_depths
+from vesalius.measure.vessel_voxels import Voxels, checked_volume, packed, squared_depths
 
 # Centrelines are smoothed over this many voxels, or this part of the radius where that is more.
 _SMOOTH_VOXELS, _SMOOTH_RADII = 2.0, 1.0
@@ -169,7 +170,7 @@ def vessel_graph(
         if not value >= 0:
             raise ValueError(f"{name} must be 0 or more, got {value}")
     ndim = np.ndim(mask)
-    volume = checked_mask(mask)
+    volume = checked_volume(mask)
     steps = checked_spacing(spacing, ndim)
     scale = Scale(ndim, np.array((1.0,) * (3 - ndim) + steps))
     voxels, net, closed = _net(packed(volume), scale, smallest_hole)

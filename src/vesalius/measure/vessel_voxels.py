@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vesalius.core.environment import available_cores
 from vesalius.core.geometry import FloatArray
+from vesalius.measure.arguments import checked_mask
 from vesalius.measure.compiled import in_threads, kernel, slabs
 
 Words = NDArray[np.uint64]
@@ -84,40 +85,10 @@ def steps_of(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     return (shape[1] + 2) * row, row, 1
 
 
-def checked_mask(mask: NDArray[Any]) -> NDArray[np.uint8]:
-    """`mask` as C-contiguous ``(Z, Y, X)`` uint8, a plane as one slice; what is not 0 is set.
-
-    Raises
-    ------
-    ValueError
-        For other axes than (Y, X) or (Z, Y, X), or values that are not finite.
-    """
-    array = np.asarray(mask)
-    if array.ndim not in (2, 3):
-        raise ValueError(f"mask must have axes (Y, X) or (Z, Y, X), got shape {array.shape}")
-    if np.issubdtype(array.dtype, np.inexact) and not np.isfinite(array).all():
-        raise ValueError("mask must be finite, got NaN or infinity")
-    if array.dtype not in (np.bool_, np.uint8):
-        array = array != 0
-    if array.dtype == np.bool_:
-        array = array.view(np.uint8)
-    return np.ascontiguousarray(array).reshape((1,) * (3 - array.ndim) + array.shape)
-
-
-def checked_spacing(spacing: Sequence[float] | None, ndim: int) -> tuple[float, ...]:
-    """`spacing` as `ndim` positive numbers; ones where it is None.
-
-    Raises
-    ------
-    ValueError
-        For another number of values, or values that are not positive and finite.
-    """
-    if spacing is None:
-        return (1.0,) * ndim
-    steps = tuple(float(step) for step in spacing)
-    if len(steps) != ndim or not all(np.isfinite(step) and step > 0 for step in steps):
-        raise ValueError(f"spacing must be {ndim} positive numbers, one per axis, got {spacing}")
-    return steps
+def checked_volume(mask: NDArray[Any]) -> NDArray[np.uint8]:
+    """`checked_mask` as ``(Z, Y, X)``, a plane as one slice."""
+    array = checked_mask(mask)
+    return array.reshape((1,) * (3 - array.ndim) + array.shape)
 
 
 def pieces(rows: int, work: int) -> list[tuple[int, int]]:

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vesalius.core.geometry import Grid
 from vesalius.core.image import Image, Unit
-from vesalius.report.pictures import WINDOW, Bytes8, fitted
+from vesalius.report.pictures import WINDOW, Bytes8, fitted, turning
 
 PAPER = (22, 26, 31)
 # Windows in HU (low, high) by what the labels hold: lung, soft tissue, bone.
@@ -51,7 +50,7 @@ def planes(
     pixels = None if image is None else image.pixels[: 3 if _in_colour(image) else 1]
     if labels.ndim == 2:
         return [Plane(pixels, labels, steps[0] / steps[1])]
-    order, flips, known = _turning(None if image is None else image.grid)
+    order, flips, known = turning(None if image is None else image.grid)
     turned = labels.transpose(order)
     shown = None if pixels is None else pixels.transpose(0, *(axis + 1 for axis in order))
     for place, flip in enumerate(flips):
@@ -78,22 +77,6 @@ def planes(
             )
         )
     return cuts
-
-
-def _turning(grid: Grid | None) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], bool]:
-    """Axes in the order (head to foot, front to back, right to left), which to flip, and whether the grid says so."""
-    as_stored = (0, 1, 2), (False, False, False), False
-    if grid is None or grid.affine is None:
-        return as_stored
-    strength = np.abs(grid.affine[:3, :3]) / np.linalg.norm(grid.affine[:3, :3], axis=0)
-    along = [int(np.argmax(strength[row])) for row in (2, 1, 0)]
-    if sorted(along) != [0, 1, 2]:
-        return as_stored
-    # Rows of the affine are x to the left, y to the back, z to the head.
-    flips = [
-        bool(grid.affine[row, axis] * way < 0) for axis, row, way in zip(along, (2, 1, 0), (-1, 1, 1), strict=True)
-    ]
-    return (along[0], along[1], along[2]), (flips[0], flips[1], flips[2]), True
 
 
 def _fullest(labels: NDArray[Any], axis: int) -> int:

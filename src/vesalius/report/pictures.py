@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Raster
 
+from vesalius.core.geometry import Grid
 from vesalius.core.image import Clip, Image, Unit
 
 Bytes8 = NDArray[np.uint8]
@@ -100,26 +101,32 @@ def _volume(image: Image, side: int) -> Bytes8:
     return np.concatenate(shown, axis=1)
 
 
+def turning(grid: Grid | None) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], bool]:
+    """Axes in the order (head to foot, front to back, right to left), which to flip, and whether the grid says so."""
+    as_stored = (0, 1, 2), (False, False, False), False
+    if grid is None or grid.affine is None:
+        return as_stored
+    strength = np.abs(grid.affine[:3, :3]) / np.linalg.norm(grid.affine[:3, :3], axis=0)
+    along = [int(np.argmax(strength[row])) for row in (2, 1, 0)]
+    if sorted(along) != [0, 1, 2]:
+        return as_stored
+    # Rows of the affine are x to the left, y to the back, z to the head.
+    flips = [
+        bool(grid.affine[row, axis] * way < 0) for axis, row, way in zip(along, (2, 1, 0), (-1, 1, 1), strict=True)
+    ]
+    return (along[0], along[1], along[2]), (flips[0], flips[1], flips[2]), True
+
+
 def _facing(image: Image) -> tuple[NDArray[Any], tuple[float, ...]]:
     """Pixels and steps with the axes turned to (head to foot, front to back, right to left).
 
     A volume without a position in the patient is shown as it is stored.
     """
-    pixels = image.pixels
-    affine = image.grid.affine
+    order, flips, _ = turning(image.grid)
     steps = image.grid.spacing_mm or (1.0, 1.0, 1.0)
-    if affine is None:
-        return pixels, steps
-    # Row of the affine = patient axis (x, y, z); the voxel axis that runs along it most.
-    strength = np.abs(affine[:3, :3]) / np.linalg.norm(affine[:3, :3], axis=0)
-    along = [int(np.argmax(strength[row])) for row in (2, 1, 0)]
-    if sorted(along) != [0, 1, 2]:
-        return pixels, steps
-    turned = pixels.transpose(0, *(axis + 1 for axis in along))
-    for place, (axis, row, forward) in enumerate(zip(along, (2, 1, 0), (-1, 1, 1), strict=True)):
-        if affine[row, axis] * forward < 0:
-            turned = np.flip(turned, place + 1)
-    return turned, tuple(steps[axis] for axis in along)
+    turned = image.pixels.transpose(0, *(axis + 1 for axis in order))
+    turned = np.flip(turned, tuple(place + 1 for place, flip in enumerate(flips) if flip))
+    return turned, tuple(steps[axis] for axis in order)
 
 
 def _clip(clip: Clip, side: int, *, frames: int = 4) -> Bytes8:

@@ -8,12 +8,10 @@ import numpy as np
 
 from vesalius.measure import instances, lesions, overlap, surface
 from vesalius.measure.contingency import contingency
-from vesalius.measure.quantities import Quantity, by_name
+from vesalius.measure.quantities import by_name
 from vesalius.serve.measure_loading import Loaded
-from vesalius.serve.measure_tables import CaseTables
+from vesalius.serve.measure_tables import NAME, CaseTables
 from vesalius.serve.measure_wishes import Wishes
-
-NAME = Quantity("name", "text", "Name of the label, or its value where no name is known.")
 
 
 def compare(loaded: Loaded, kind: str, wishes: Wishes, found: CaseTables) -> None:

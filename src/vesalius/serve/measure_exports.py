@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vesalius.core.errors import DataError
 from vesalius.core.files import safe_stem
@@ -51,9 +50,12 @@ def surface_meshes(
     step = min(loaded.spacing or (1.0, 1.0, 1.0))
     limit = step * (_SMOOTHING + _SIMPLIFYING) if deviation is None else deviation
     share = _SMOOTHING / (_SMOOTHING + _SIMPLIFYING)
-    for value, mask in masks_of(loaded):
-        where = loaded.grid if loaded.grid.affine is not None else loaded.spacing
-        raw = meshes.mesh_of(mask, where, value)
+    where = loaded.grid if loaded.grid.affine is not None else loaded.spacing
+    if loaded.layers:
+        found = {value: meshes.mesh_of(layer, where) for value, layer in loaded.layers.items()}
+    else:
+        found = meshes.meshes_of(loaded.labels, where)
+    for value, raw in found.items():
         if not len(raw.faces):
             continue
         mesh, moved = smooth(raw, max_deviation_mm=share * limit)
@@ -61,18 +63,6 @@ def surface_meshes(
             mesh, _ = simplify(mesh, max_deviation_mm=(1 - share) * limit)
             moved = mesh_distance.deviation(mesh, raw)
         yield value, mesh, moved
-
-
-def masks_of(loaded: Loaded) -> Iterator[tuple[int, NDArray[Any]]]:
-    """(label, a map that holds it) of every structure, overlapping ones too."""
-    from vesalius.measure.boxes import label_boxes
-
-    if loaded.layers:
-        for value, layer in loaded.layers.items():
-            yield value, np.where(layer, value, 0).astype(loaded.labels.dtype)
-        return
-    for value in label_boxes(loaded.labels).values.tolist():
-        yield value, loaded.labels
 
 
 def _meshes(loaded: Loaded, wishes: Wishes, out: Path, found: CaseTables) -> None:
@@ -104,7 +94,7 @@ def _meshes(loaded: Loaded, wishes: Wishes, out: Path, found: CaseTables) -> Non
 def _rings(loaded: Loaded) -> dict[int, list[Contour]]:
     rings: dict[int, list[Contour]] = {}
     if loaded.layers:
-        for value, mask in masks_of(loaded):
+        for value, mask in loaded.layer_maps():
             rings[value] = contours(mask, value)
         return rings
     everything = contours(loaded.labels)

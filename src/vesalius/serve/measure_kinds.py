@@ -14,18 +14,17 @@ from vesalius.core.errors import DataError, VesaliusError
 from vesalius.measure import cells, spatial, tissue
 from vesalius.measure.boxes import label_boxes
 from vesalius.measure.lesions import components
-from vesalius.measure.quantities import Quantity, by_name
+from vesalius.measure.quantities import by_name
 from vesalius.serve import measure_compare, measure_exports, measure_hearts, measure_shapes, measure_trees
 from vesalius.serve.measure_cases import MeasureCase
 from vesalius.serve.measure_loading import Loaded, load
-from vesalius.serve.measure_tables import CaseTables
+from vesalius.serve.measure_tables import NAME, CaseTables
 from vesalius.serve.measure_wishes import Wishes
 
 # A flat mask with more labels than this is taken for an instance map.
 _MANY = 8
 _LOOKED_AT = 5
 _SIMULATIONS = 99
-NAME = Quantity("name", "text", "Name of the label, or its value where no name is known.")
 
 
 @dataclass(frozen=True)
@@ -120,15 +119,15 @@ def _cells(loaded: Loaded, wishes: Wishes, found: CaseTables) -> None:
     found.add("cells", table, known, physical=physical)
     shape = (loaded.labels.shape[0], loaded.labels.shape[1])
     summary: dict[str, Any] = dict(cells.cell_summary(table, shape, spacing))
-    around = spatial.spatial_summary(cells.cell_points(table, spacing), spatial.Window.of_image(shape, spacing))
+    points, window = cells.cell_points(table, spacing), spatial.Window.of_image(shape, spacing)
+    around = spatial.spatial_summary(points, window)
     for name in ("point_count", "window_area", "point_density"):
         around.pop(name)
     found.add("images", summary, by_name(cells.SUMMARY), physical=physical)
     found.add("images", around, by_name(spatial.QUANTITIES), physical=physical)
     if "ripley" not in wishes.extras:
         return
-    window = spatial.Window.of_image(shape, spacing)
-    curves = spatial.randomness_test(cells.cell_points(table, spacing), window, simulations=_SIMULATIONS)
+    curves = spatial.randomness_test(points, window, simulations=_SIMULATIONS)
     columns = {name: column for name, column in curves.items() if np.ndim(column) == 1}
     found.add("ripley", columns, by_name(spatial.QUANTITIES), physical=physical)
 

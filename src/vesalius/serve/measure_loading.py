@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,11 @@ class Loaded:
     def spacing(self) -> tuple[float, ...] | None:
         """mm per axis, or None."""
         return self.grid.spacing_mm
+
+    def layer_maps(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """(label, a label map of it alone) of every overlapping structure."""
+        for value, layer in self.layers.items():
+            yield value, np.where(layer, value, 0).astype(self.labels.dtype)
 
     def name_of(self, value: int) -> str:
         """The name of a label value, or the value as text."""

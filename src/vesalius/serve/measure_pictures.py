@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 
 from vesalius.core.errors import VesaliusError
+from vesalius.measure.cells import cell_points
+from vesalius.measure.planar import planar_table
+from vesalius.measure.spatial import Window, density_map
 from vesalius.report.measure_page import MeasurePicture
-from vesalius.report.measure_pictures import contour_picture, montage, ripley_chart, vessel_graph_picture
+from vesalius.report.measure_pictures import (
+    contour_picture,
+    density_picture,
+    montage,
+    ripley_chart,
+    vessel_graph_picture,
+)
 from vesalius.report.pictures import png
 from vesalius.report.rendering import Mesh as Drawn
 from vesalius.report.rendering import calibre_colours, render, tube
@@ -22,6 +31,7 @@ MOST_CONTOURS, MOST_SOLID, MOST_GRAPHS = 24, 3, 4
 _MOST_VOXELS = 40_000_000
 _MOST_SURFACES = 40
 _GLASS = 0.3
+_FEWEST_POINTS, _DENSITY_SIDE = 10, 320
 
 
 def pictures_of(study: Any, work: Any) -> list[MeasurePicture]:
@@ -51,6 +61,8 @@ def pictures_of(study: Any, work: Any) -> list[MeasurePicture]:
         out.insert(0, MeasurePicture("Outlines", f"{said}.", sheet, f"{said}: {', '.join(names)}"))
     if study.kind != "vessels":
         out += [picture for loaded in solid for picture in _rendered(loaded)]
+    if study.kind == "cells":
+        out += _density(study, work)
     if "ripley" in study.tables():
         out += _ripley(study)
     return out
@@ -149,6 +161,31 @@ def _narrowings(found: Any) -> Sequence[tuple[Any, float]]:
     axes = [f"place_{axis}" for axis in "zyx"[-len(found.graph.shape) :]]
     places = np.stack([table[axis] for axis in axes], axis=1)
     return list(zip(places, table["diameter_stenosis"].tolist(), strict=True))
+
+
+def _density(study: Any, work: Any) -> list[MeasurePicture]:
+    """Cells per area across the image that has most of them."""
+    frame, _ = study.store.frame(study.records, "images", 200_000)
+    fullest = frame.loc[frame["cell_count"].idxmax(), "case_id"]
+    case = next(case for case in study.cases if case.case_id == fullest)
+    loaded = work.open(case)
+    table = planar_table(loaded.labels, loaded.spacing)
+    if len(table["label"]) < _FEWEST_POINTS:
+        return []
+    points = cell_points(table, loaded.spacing)
+    shape = (loaded.labels.shape[0], loaded.labels.shape[1])
+    density = density_map(points, Window.of_image(shape, loaded.spacing), _coarse(shape))
+    unit = "cells per mm²" if loaded.spacing else "cells per px²"
+    places = points / np.array(loaded.spacing or (1.0, 1.0)) * np.array(density.shape) / np.array(shape) - 0.5
+    picture = density_picture(density, spacing=loaded.spacing, unit=unit, points=places)
+    said = f"Density of cells in {case.case_id}, the image with most ({len(points)})"
+    return [MeasurePicture("Density", f"{said}.", picture, said)]
+
+
+def _coarse(shape: tuple[int, int]) -> tuple[int, int]:
+    """The shape of a picture of at most `_DENSITY_SIDE` pixels a side."""
+    step = max(1, -(-max(shape) // _DENSITY_SIDE))
+    return max(shape[0] // step, 1), max(shape[1] // step, 1)
 
 
 def _ripley(study: Any) -> list[MeasurePicture]:

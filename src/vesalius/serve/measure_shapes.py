@@ -12,12 +12,10 @@ from vesalius.core.image import Unit
 from vesalius.measure import diameters, first_order, planar, relations, shape, symmetry, texture, thickness
 from vesalius.measure.boxes import label_boxes
 from vesalius.measure.quantities import Quantity, by_name
-from vesalius.serve.measure_exports import masks_of
 from vesalius.serve.measure_loading import Loaded
-from vesalius.serve.measure_tables import CaseTables
+from vesalius.serve.measure_tables import NAME, CaseTables
 from vesalius.serve.measure_wishes import Wishes
 
-NAME = Quantity("name", "text", "Name of the label, or its value where no name is known.")
 RELATED = (
     Quantity("first_name", "text", "Name of the first structure."),
     Quantity("second_name", "text", "Name of the second structure."),
@@ -33,11 +31,13 @@ Columns = dict[str, NDArray[Any]]
 
 def organs(loaded: Loaded, wishes: Wishes, found: CaseTables) -> None:
     """Table ``structures``, a row for each label; ``relations``, a row for each pair of near ones, on request."""
+    # Decided once: the rows of overlapping structures have the same columns.
+    room = _box_voxels(loaded.labels)
     if loaded.layers:
-        parts = [_row_of(loaded, value, mask, wishes) for value, mask in masks_of(loaded)]
+        parts = [_groups(loaded, mask, wishes, room) for _, mask in loaded.layer_maps()]
         groups = [_stacked([part[k] for part in parts]) for k in range(len(parts[0]))]
     else:
-        groups = _groups(loaded, loaded.labels, wishes)
+        groups = _groups(loaded, loaded.labels, wishes, room)
     for columns, known, unit in groups:
         found.add("structures", columns, known, physical=loaded.spacing is not None, intensity=unit)
         if "label" in columns and "name" not in found.tables["structures"]:
@@ -53,30 +53,29 @@ def organs(loaded: Loaded, wishes: Wishes, found: CaseTables) -> None:
 Group = tuple[Columns, Mapping[str, Quantity], str]
 
 
-def _row_of(loaded: Loaded, value: int, mask: NDArray[Any], wishes: Wishes) -> list[Group]:
-    return _groups(loaded, mask, wishes)
-
-
 def _stacked(groups: list[Group]) -> Group:
     columns = {name: np.concatenate([group[0][name] for group in groups]) for name in groups[0][0]}
     return columns, groups[0][1], groups[0][2]
 
 
-def _groups(loaded: Loaded, labels: NDArray[Any], wishes: Wishes) -> list[Group]:
-    """Columns with their meaning, group by group, rows in rising order of the label."""
+def _groups(loaded: Loaded, labels: NDArray[Any], wishes: Wishes, room: int) -> list[Group]:
+    """Columns with their meaning, group by group, rows in rising order of the label.
+
+    `room` is the number of voxels in the boxes of all labels: what takes long is left out where they are many.
+    """
     spacing, grey = loaded.spacing, _channels(loaded)
     unit = _unit(loaded)
     if labels.ndim == 2:
         groups: list[Group] = [(planar.planar_table(labels, spacing), by_name(planar.QUANTITIES), "")]
     else:
         single = grey[0][1] if len(grey) == 1 else None
-        every = single is not None and ("autocorrelation" in wishes.extras or _small(labels, _FEW_FOR_PAIRS))
+        every = single is not None and ("autocorrelation" in wishes.extras or room <= _FEW_FOR_PAIRS)
         table = shape.shape_table(labels, spacing, single, autocorrelation=every)
         groups = [(table, by_name(shape.QUANTITIES), unit)]
     groups.append((diameters.lesion_diameters(labels, spacing), by_name(diameters.QUANTITIES), ""))
     for suffix, pixels in grey:
         ball = labels.ndim == 3 and spacing is not None
-        peaks = ball and ("peaks" in wishes.extras or _small(labels, _FEW_FOR_PEAKS))
+        peaks = ball and ("peaks" in wishes.extras or room <= _FEW_FOR_PEAKS)
         values = first_order.first_order_table(pixels, labels, spacing, peaks=peaks)
         values = {name: column for name, column in values.items() if name not in groups[0][0]}
         groups.append((*_suffixed(values, first_order.QUANTITIES, suffix), unit))
@@ -94,10 +93,9 @@ def _groups(loaded: Loaded, labels: NDArray[Any], wishes: Wishes) -> list[Group]
     return out
 
 
-def _small(labels: NDArray[Any], most: int) -> bool:
-    """Whether the boxes of all labels together have at most `most` voxels."""
+def _box_voxels(labels: NDArray[Any]) -> int:
     boxes = label_boxes(labels)
-    return int(np.prod(boxes.stop - boxes.start, axis=1).sum()) <= most
+    return int(np.prod(boxes.stop - boxes.start, axis=1).sum())
 
 
 def _by_label(

@@ -22,6 +22,7 @@ from vesalius.measure.quantities import Quantity
 # Digits of a number in CSV; Parquet keeps all of them.
 _CSV_DIGITS = "%.10g"
 _GROUP_ROWS = 1 << 16
+NAME = Quantity("name", "text", "Name of the label, or its value where no name is known.")
 DICTIONARY = ("table", "column", "quantity", "unit", "meaning", "source", "ibsi")
 
 
