@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # uv does not read pip's settings: hand over a local wheel folder where the machine has one.
 export UV_FIND_LINKS := $(shell $(PY) -m pip config get global.find-links 2>/dev/null)
 
-.PHONY: all demo test check lint types peers bench-measure clean
+.PHONY: all demo test check lint types peers bench-measure nnunet-peers bench-nnunet clean
 all: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -42,6 +42,20 @@ bench-measure: peers
 	.venv-peers/bin/python benchmarks/surface.py
 	.venv-peers/bin/python benchmarks/shape.py
 	.venv-peers/bin/python benchmarks/vessels.py
+
+# nnU-Net in an environment of its own, and ten minutes of training beside it (DATA, MINUTES and SEED may be given).
+nnunet-peers: .venv-nnunet/.installed
+.venv-nnunet/.installed: benchmarks/nnunet-peers.txt constraints.txt
+	$(PY) -m venv .venv-nnunet
+	.venv-nnunet/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+	.venv-nnunet/bin/uv pip install --quiet --python .venv-nnunet/bin/python -c constraints.txt -r benchmarks/nnunet-peers.txt
+	touch $@
+
+DATA ?= ../shared/data/hippocampus
+MINUTES ?= 10
+SEED ?= 0
+bench-nnunet: all nnunet-peers
+	$(BIN)/python benchmarks/nnunet.py --data $(DATA) --minutes $(MINUTES) --seed $(SEED)
 
 clean:
 	rm -rf .venv .venv-peers runs bench .mypy_cache .ruff_cache

@@ -56,7 +56,7 @@ def compute(parser: argparse.ArgumentParser) -> None:
 def planning(parser: argparse.ArgumentParser) -> None:
     """--budget, --memory, --seed, --precision, --set."""
     group = parser.add_argument_group("what to aim for")
-    group.add_argument("--task", default="classify", metavar="T", help="the question; this version trains classify")
+    group.add_argument("--task", metavar="T", help="classify or segment; else what the data hold the truth for")
     group.add_argument(
         "--budget", metavar="TIME", help="wall time for everything, e.g. 60s, 10m, 1h30m; size and schedule adapt"
     )

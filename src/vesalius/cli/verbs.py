@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vesalius.cli import options
@@ -157,8 +156,18 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", metavar="INPUT", nargs="+", help="image files, folders, DICOM series, array files")
     parser.add_argument("--out", metavar="DIR", required=True, help="one JSON file per case, and predictions.csv")
     parser.add_argument(
-        "--format", metavar="F", action="append", default=[], dest="formats", help="json, csv, png (may be repeated)"
+        "--format",
+        metavar="F",
+        action="append",
+        default=[],
+        dest="formats",
+        help="may be repeated; classification: json, csv, png; segmentation: "
+        "nifti, png, overlay, dicomseg, rtstruct, mesh, probabilities, uncertainty, band",
     )
+    parser.add_argument(
+        "--backend", choices=("auto", "torch", "openvino", "onnxruntime"), help="what computes the tiles"
+    )
+    parser.add_argument("--tile-precision", choices=("fp32", "bf16"), help="arithmetic of the tiles of a segmentation")
     parser.add_argument(
         "--batch-size", type=options.positive, default=32, metavar="N", help="cases per forward pass (default 32)"
     )
@@ -170,7 +179,7 @@ def predict(args: argparse.Namespace, screen: Screen) -> int:
     """Predictions on files."""
     from vesalius.serve import jobs
 
-    formats = [word for text in args.formats for word in text.split(",")] or ["json"]
+    formats = [word for text in args.formats for word in text.split(",")]
     outcome = jobs.predict(
         args.model,
         *args.inputs,
@@ -180,6 +189,8 @@ def predict(args: argparse.Namespace, screen: Screen) -> int:
         batch_size=args.batch_size,
         force=args.force,
         formats=formats,
+        backend=args.backend,
+        precision=args.tile_precision,
         progress=screen,
     )
     if args.json:
@@ -194,6 +205,9 @@ def predict(args: argparse.Namespace, screen: Screen) -> int:
         )
     else:
         for entry in outcome.predictions[:20]:
+            if entry["kind"] == "mask":
+                print(f"{entry['case_id']:<32} {_structures(entry['structures'])}")
+                continue
             said = entry.get("class") or ", ".join(entry.get("classes", ())) or "none"
             chance = max(entry["probabilities"].values())
             print(f"{entry['case_id']:<32} {said:<20} {chance:.3f}")
@@ -201,9 +215,18 @@ def predict(args: argparse.Namespace, screen: Screen) -> int:
             print(f"... and {len(outcome.predictions) - 20} more")
         print(
             f"{len(outcome.written)} predicted, {len(outcome.skipped)} were there, "
-            f"{len(outcome.failed)} failed; {Path(args.out) / 'predictions.csv'}"
+            f"{len(outcome.failed)} failed; {args.out}"
         )
     return _unless_failed(outcome.failed, len(outcome.predictions))
+
+
+def _structures(found: Mapping[str, Mapping[str, float]]) -> str:
+    """One line about a mask: objects, volume or size of each structure."""
+    parts = []
+    for name, sizes in found.items():
+        key = next(k for k in ("objects", "volume_ml", "area_mm2", "voxels", "pixels") if k in sizes)
+        parts.append(f"{name} {sizes[key]:g} {key.rpartition('_')[2]}")
+    return ", ".join(parts)
 
 
 def measure_options(parser: argparse.ArgumentParser) -> None:

@@ -80,8 +80,9 @@ class Plan:
 
     def check(self) -> None:
         """Refuse contradictions; the message names both keys."""
+        other = "preprocess." if self.task == "segment" else "conform."
         for keys, wrong, message in CONTRADICTIONS:
-            if wrong(*(self[key] for key in keys)):
+            if not any(key.startswith(other) for key in keys) and wrong(*(self[key] for key in keys)):
                 shown = " and ".join(f"{key} = {self[key]!r}" for key in keys)
                 raise PlanError(f"plan contradicts itself: {shown}; {message}")
 

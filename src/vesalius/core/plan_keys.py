@@ -101,7 +101,20 @@ def _p(doc: str) -> Key:
 
 _NUMBER = Key(float, 0.0, "A number.")
 _WHOLE = Key(int, 1, "A whole number.", 1)
+_STRIDES = Key(list, [], "Strides of a stage.", items=Key(int, 1, "A stride.", 1, 4))
 _AXES = Key(list, [], "Axes of the image.", items=Key(int, 0, "An axis.", 0, 2))
+
+LOSSES = (
+    "cross_entropy",
+    "focal",
+    "dice_ce",
+    "dice_focal",
+    "tversky_ce",
+    "dice_boundary",
+    "dice_topk",
+    "ce",
+)
+"""The first two are of classification, the others of segmentation."""
 
 KEYS: dict[str, Key] = {
     "run.seed": Key(int, 0, "Every random decision follows from it.", 0),
@@ -131,16 +144,44 @@ KEYS: dict[str, Key] = {
     "preprocess.storage": Key(str, "uint8", "Type in the store.", choices=("uint8", "uint16", "int16", "float32")),
     "preprocess.scale": Key(dict, None, "Values {low, high} that become 0 and the storage maximum.", optional=True),
     "preprocess.normalise": Key(dict, {"kind": "per_image"}, "fixed {mean, std}, per_image or none."),
+    "conform.dims": Key(int, 3, "2 for images, 3 for volumes (segmentation).", 2, 3),
+    "conform.channels": Key(int, 1, "Channels the network sees (segmentation).", 1, 64),
+    "conform.orient": Key(bool, True, "Turn volumes to the closest patient axes, and the result back."),
+    "conform.crop": Key(str, "border", "border cuts planes of padding off.", choices=("none", "border")),
+    "conform.spacing_mm": Key(
+        list, None, "Spacing (z, y, x) that cases are resampled to.", optional=True, items=_NUMBER
+    ),
+    "conform.scale": Key(float, 1.0, "Magnification of images without physical size.", 0.05, 20),
+    "conform.window": Key(list, None, "Values are clipped to [low, high].", optional=True, items=_NUMBER),
+    "conform.normalise": Key(
+        dict, {"kind": "body"}, "fixed {mean, std}, body (per case inside the body), percentile (per image) or none."
+    ),
     "model.name": Key(str, "lean", "A name of the registry: docs/models.md."),
     "model.width": Key(int, None, "Channels of the first stage.", 4, 512, optional=True),
     "model.depths": Key(list, None, "Blocks per stage.", optional=True, items=_WHOLE),
     "model.stem": Key(str, "auto", "How the first layer reduces.", choices=("auto", "small", "half", "patch", "large")),
+    "model.patch": Key(list, None, "Sides of a training patch and of a tile (z, y, x).", optional=True, items=_WHOLE),
+    "model.strides": Key(
+        list, None, "One list of strides per stage, the first of ones.", optional=True, items=_STRIDES
+    ),
+    "model.features": Key(list, None, "Channels per stage.", optional=True, items=_WHOLE),
+    "model.norm": Key(str, "instance", "Normalisation of a segmentation network.", choices=("instance", "batch")),
+    "model.activation": Key(str, "leaky", "Activation of a segmentation network.", choices=("relu", "leaky")),
+    "model.deep_supervision": Key(bool, True, "Judge the coarser outputs as well while training."),
     "model.dropout": Key(float, 0.0, "Before the last layer.", 0, 0.9),
-    "loss.name": Key(str, "cross_entropy", "What is minimised.", choices=("cross_entropy", "focal")),
+    "loss.name": Key(str, "cross_entropy", "What is minimised.", choices=LOSSES),
     "loss.label_smoothing": Key(float, 0.0, "Part of the target spread over all classes.", 0, 0.5),
     "loss.focal_gamma": Key(float, None, "Focus on hard cases (Lin et al. 2017).", 0, 10, optional=True),
     "loss.class_weights": Key(list, None, "One weight per class.", optional=True, items=_NUMBER),
+    "loss.batch_dice": Key(bool, False, "Overlap over the whole batch, for small structures."),
+    "loss.ce_weight": Key(float, 1.0, "Weight of the voxel term (segmentation).", 0),
+    "loss.dice_weight": Key(float, 1.0, "Weight of the overlap term (segmentation).", 0),
+    "loss.tversky_alpha": Key(float, 0.3, "Weight of false positives (Salehi et al. 2017).", 0, 1),
+    "loss.tversky_beta": Key(float, 0.7, "Weight of false negatives.", 0, 1),
+    "loss.topk": Key(float, 0.1, "For dice_topk: part of the voxels that count.", 0.001, 1),
+    "loss.boundary_weight": Key(float, 0.01, "For dice_boundary (Kervadec et al. 2019).", 0),
     "sampling.balance": _p("0 draws cases as they are, 1 draws every class equally often."),
+    "sampling.foreground": _p("Part of the patches that lie around a voxel of a structure."),
     "augment.preset": Key(
         str, "medium", "Base of the other augment keys.", choices=("none", "light", "medium", "strong")
     ),
@@ -166,12 +207,27 @@ KEYS: dict[str, Key] = {
     "optim.channels_last": Key(bool, True, "Memory order of activations."),
     "validate.every": Key(int, None, "Steps between validations.", 1, optional=True),
     "validate.metric": Key(
-        str, "auroc", "What the best weights are chosen by.", choices=("auroc", "accuracy", "balanced_accuracy", "nll")
+        str,
+        "auroc",
+        "What the best weights are chosen by.",
+        choices=("auroc", "accuracy", "balanced_accuracy", "nll", "dice"),
     ),
     "validate.patience": Key(int, None, "Validations without a better value before training stops.", 1, optional=True),
     "validate.keep": Key(str, "best", "Weights that go into the bundle.", choices=("best", "last")),
     "predict.views": Key(list, [], "Flips averaged at prediction, each a list of axes.", items=_AXES),
-    "predict.batch_size": Key(int, 128, "Cases per forward pass.", 1),
+    "predict.batch_size": Key(int, 128, "Cases (or tiles) per forward pass.", 1),
+    "predict.overlap": Key(float, 0.5, "Part of a tile that the next one covers again.", 0, 0.9),
+    "predict.backend": Key(
+        str, "auto", "What computes the tiles.", choices=("auto", "torch", "openvino", "onnxruntime")
+    ),
+    "predict.precision": Key(str, "fp32", "Arithmetic of the tiles.", choices=("fp32", "bf16")),
+    "predict.skip_below": Key(
+        float, None, "Tiles in which no value of the file is above it are background.", optional=True
+    ),
+    "post.choose": Key(bool, True, "Choose post-processing by the validation cases."),
+    "post.steps": Key(
+        list, None, "Post-processing that is used as given.", optional=True, items=Key(dict, {}, "A step.")
+    ),
     "calibrate.temperature": Key(bool, True, "Fit a temperature on validation (Guo et al. 2017)."),
     "calibrate.operating_point": Key(str, "half", "Decision for two classes.", choices=("half", "youden")),
 }
@@ -186,8 +242,8 @@ CONTRADICTIONS: tuple[Contradiction, ...] = (
     ),
     (
         ("loss.name", "loss.focal_gamma"),
-        lambda a, b: a != "focal" and b is not None,
-        "a focal_gamma needs loss.name = focal",
+        lambda a, b: a not in ("focal", "dice_focal") and b is not None,
+        "a focal_gamma needs loss.name = focal or dice_focal",
     ),
     (
         ("sampling.balance", "loss.class_weights"),
@@ -210,9 +266,29 @@ CONTRADICTIONS: tuple[Contradiction, ...] = (
         "a view flips axes from 0 to one less than the dimensions",
     ),
     (
+        ("conform.dims", "predict.views"),
+        lambda a, b: any(axis >= a for view in b for axis in view),
+        "a view flips axes from 0 to one less than the dimensions",
+    ),
+    (
         ("optim.batch_size", "optim.accumulate"),
         lambda a, b: a % b != 0,
         "the batch must divide into that many equal parts",
+    ),
+    (
+        ("conform.dims", "conform.spacing_mm"),
+        lambda a, b: b is not None and len(b) != a,
+        "spacing needs one number per dimension",
+    ),
+    (
+        ("conform.dims", "model.patch"),
+        lambda a, b: b is not None and len(b) != a,
+        "a patch needs one side per dimension",
+    ),
+    (
+        ("model.strides", "model.features"),
+        lambda a, b: a is not None and b is not None and len(a) != len(b),
+        "give one list of strides and one number of features per stage",
     ),
     (("split.val", "split.test"), lambda a, b: a + b > 0.95, "too few patients are left for training"),
     (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,19 @@ from vesalius.data.fingerprint import data_hash
 from vesalius.data.leakage import Leakage, check_leakage, duplicate_groups, repair, repair_published
 from vesalius.data.manifest import Manifest, targets
 from vesalius.data.problem import Problem
+from vesalius.data.signature import Signatures
 from vesalius.data.split import split_manifest
-from vesalius.data.store import Store
+
+
+class Prepared(Protocol):
+    """What is asked of a store, of images or of cases with masks."""
+
+    @property
+    def index(self) -> pd.DataFrame:
+        """One row per case with ``ok`` and ``reason``."""
+
+    def signatures(self) -> Signatures:
+        """For the search for duplicates."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +85,7 @@ class Cohort:
 
 def assemble(
     manifest: Manifest,
-    store: Store,
+    store: Prepared,
     *,
     seed: int,
     val: float,
@@ -120,7 +131,7 @@ def assemble(
     cohort = Cohort(
         manifest,
         rows,
-        targets(manifest),
+        _targets(manifest),
         leakage,
         data_hash(manifest.cases, store.signatures().take(rows)),
         tuple(notes),
@@ -130,7 +141,7 @@ def assemble(
     return cohort
 
 
-def _readable(manifest: Manifest, store: Store) -> tuple[Manifest, NDArray[np.int64], list[str]]:
+def _readable(manifest: Manifest, store: Prepared) -> tuple[Manifest, NDArray[np.int64], list[str]]:
     ok = store.index["ok"].to_numpy(dtype=bool)
     notes = []
     cases = manifest.cases
@@ -144,10 +155,16 @@ def _readable(manifest: Manifest, store: Store) -> tuple[Manifest, NDArray[np.in
             )
         )
     unlabelled = (cases["label"] == "").to_numpy() & ok
-    if manifest.labels is not None and not manifest.labels.multilabel and unlabelled.any():
+    classes = manifest.task != "segment" and manifest.labels is not None and not manifest.labels.multilabel
+    if classes and unlabelled.any():
         notes.append(f"{int(unlabelled.sum())} cases have no label and were left out")
         ok = ok & ~unlabelled
     return manifest.with_frame(_keep(manifest, ok)), np.flatnonzero(ok), notes
+
+
+def _targets(manifest: Manifest) -> NDArray[Any]:
+    """Classes of the cases; of masks, whose truth lies in the store, zeros."""
+    return np.zeros(len(manifest), dtype=np.int64) if manifest.task == "segment" else targets(manifest)
 
 
 def _keep(manifest: Manifest, ok: NDArray[np.bool_]) -> pd.DataFrame:

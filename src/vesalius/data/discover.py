@@ -16,6 +16,7 @@ from vesalius.data import layouts_arrays as arrays
 from vesalius.data import layouts_dicom as dicom
 from vesalius.data import layouts_folders as folders
 from vesalius.data import layouts_json as datasets
+from vesalius.data import layouts_masks as masks
 from vesalius.data import layouts_table as tables
 from vesalius.data.found import Ask, Found, collect_labels, patients_by_pattern, some
 from vesalius.data.listing import KIND_OF, Listing, list_files, split_suffix, stem_of
@@ -33,10 +34,13 @@ LAYOUTS: Mapping[str, Reader] = {
     "coco": datasets.coco,
     "voc": boxes.voc,
     "yolo": boxes.yolo,
+    "brats": masks.brats,
+    "page-stacks": masks.page_stacks,
     "dicom": dicom.dicom_tree,
     "table": tables.table_in,
     "medmnist": arrays.arrays_in,
     "paired-folders": folders.paired_folders,
+    "structure-masks": masks.structure_files,
     "class-folders": folders.class_folders,
     "images": folders.images,
 }
@@ -90,6 +94,8 @@ def discover(
     if root.is_dir():
         listing = list_files(root)
         name, found = _read_folder(listing, ask, layout)
+        if name in ("manifest", "table"):
+            found = masks.settled_tables(found, listing)
         found = found.noting(*_empty_files(listing))
     else:
         kept = _kept_manifest(root)
@@ -163,7 +169,8 @@ def _read_file(path: Path, ask: Ask) -> tuple[str, Found]:
         found = dicom.dicom_tree(listing, ask, table=path.name)
         if found is not None:
             return "dicom", found
-        return "table", tables.read_rows(path, listing, ask, reason=f"the table {path.name} was given")
+        found = tables.read_rows(path, listing, ask, reason=f"the table {path.name} was given")
+        return "table", masks.settled_tables(found, listing)
     if kind == "arrays":
         return "medmnist", arrays.read_arrays(path, ask)
     if kind == "json":

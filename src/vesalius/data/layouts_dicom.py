@@ -11,6 +11,7 @@ import pandas as pd
 from vesalius.core.errors import DataError
 from vesalius.core.progress import Progress
 from vesalius.data.found import Ask, Found, some
+from vesalius.data.layouts_dicom_masks import with_truth
 from vesalius.data.layouts_folders import folder_classes
 from vesalius.data.layouts_table import Reading, describe
 from vesalius.data.listing import Listing, common_folder, stem_of
@@ -21,6 +22,7 @@ from vesalius.io.dicom_series import Series
 from vesalius.io.open import list_series
 
 _MOST_CLASSES = 20
+_LEFT_OUT = "are left out"
 _KEY_SHARE = 0.5
 # Made from images, and truth rather than something to predict on.
 _DERIVED = frozenset({"SEG", "RTDOSE", "RTSTRUCT", "PR", "KO", "SR"})
@@ -64,7 +66,7 @@ def dicom_tree(listing: Listing, ask: Ask, table: str | None = None) -> Found | 
     chosen = {id(one) for one in images}
     silent = sorted({one.modality or "unknown" for one in series if id(one) not in chosen})
     if silent:
-        text = f"{len(series) - len(images)} objects that are no images ({', '.join(silent)}) are left out"
+        text = f"{len(series) - len(images)} objects that are no images ({', '.join(silent)}) {_LEFT_OUT}"
         problems.append(Problem("note", "", text))
     problems += _other_files(listing)
     nobody = [str(one.files[0].relative_to(listing.root)) for one in images if not one.patient_id]
@@ -76,13 +78,25 @@ def dicom_tree(listing: Listing, ask: Ask, table: str | None = None) -> Found | 
     frame = _rows(images, [places[id(one)] for one in images], listing.root)
     reason = f"{sum(len(one.files) for one in images)} DICOM files in {len(images)} series"
     found = Found(frame, task="unlabelled", reason=reason, patient_source="dicom", problems=tuple(problems))
+    asked = ask.task == "segment"
+    outlined = with_truth(found, series, images, listing.root, asked=True) if asked else None
+    if outlined is not None:
+        return _without_note_of_truths(outlined)
     labelled = _labelled_by_table(found, images, listing, ask, table)
     if labelled is None and table is not None:
         raise DataError(
             f"{listing.root / table}: no column names a DICOM series, study, patient or file below {listing.root}; "
             "expected a column patient_id, series_uid or path"
         )
-    return labelled or _labelled_by_folders(found, ask)
+    if labelled is None and ask.task is None:
+        outlined = with_truth(found, series, images, listing.root, asked=False)
+    return labelled or (_without_note_of_truths(outlined) if outlined is not None else _labelled_by_folders(found, ask))
+
+
+def _without_note_of_truths(found: Found) -> Found:
+    """Segmentations were left out as images, but are the truth."""
+    kept = tuple(p for p in found.problems if not (p.text.endswith(_LEFT_OUT) and p.severity == "note"))
+    return replace(found, problems=kept)
 
 
 class _Heard:

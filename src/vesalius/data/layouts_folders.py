@@ -10,9 +10,10 @@ from statistics import median
 import pandas as pd
 
 from vesalius.core.errors import DataError, UsageError
-from vesalius.core.labels import Labels
 from vesalius.data.found import Ask, Found, some
-from vesalius.data.listing import Listing, common_folder, split_suffix, stem_of
+from vesalius.data.listing import Listing, common_folder, stem_of
+from vesalius.data.mask_look import names_beside, settle
+from vesalius.data.mask_values import COLUMN
 from vesalius.data.naming import canonical_split
 from vesalius.data.problem import Problem
 
@@ -229,58 +230,21 @@ def paired_folders(listing: Listing, ask: Ask) -> Found | None:
         return None
     frame = truth_rows(pairs, "mask")
     frame["label"] = ""
-    labels, problems = _mask_labels(listing, [truth for _, truth in pairs])
+    beside = names_beside(listing.root, listing.known)
+    settled = settle(listing.root, [truth for _, truth in pairs], beside[0] if beside else None)
+    problems = list(settled.problems)
+    if beside is not None:
+        problems.append(Problem("note", beside[1], "names the classes"))
+    if settled.values:
+        frame[COLUMN] = [str(settled.values) if role == "mask" else "" for role in frame["role"]]
     problems = some(lonely, "images have no mask", "they are left out; add the masks or remove the images") + problems
     problems += some(orphans, "masks have no image", "they are left out; check their names")
     names = sorted({pair.split("/")[-2] for image_and_mask in pairs[:100] for pair in image_and_mask})
     return Found(
         frame,
         task=ask.require_task("paired-folders", "segment"),
-        labels=labels,
+        labels=settled.labels,
         reason=f"folders {' and '.join(names)} hold {len(pairs)} images and masks of the same names",
         split_source="folder" if (frame["split"] != "").any() else "none",
         problems=tuple(problems),
     )
-
-
-def _mask_labels(listing: Listing, masks: Sequence[str]) -> tuple[Labels, list[Problem]]:
-    """Two classes, or as many as a look at some masks finds; numbers that differ per mask are objects, not classes."""
-    values = [found for path in masks[:: max(1, len(masks) // 12)] if (found := _values_in(listing, path)) is not None]
-    seen: set[int] = set().union(*values) if values else set()
-    if not seen or seen <= {0, 1} or len(seen) == 2:
-        return Labels(("background", "foreground")), []
-    highest = [max(found) for found in values if found]
-    if len(set(highest)) > len(highest) / 2 and max(highest) > 10:
-        return Labels(("background", "object")), [
-            Problem(
-                "note",
-                "",
-                f"the masks number single objects (up to {max(highest)} in the {len(values)} that were looked at), "
-                "so there is one class 'object' and touching objects stay apart",
-            )
-        ]
-    names = ("background", *(f"label {value}" for value in range(1, max(seen) + 1)))
-    return Labels(names), [
-        Problem(
-            "note",
-            "",
-            f"masks hold the values {sorted(seen)[:8]}; their meaning is not written "
-            "anywhere, so they are called 'label 1' and so on; a dataset.json can name them",
-        )
-    ]
-
-
-def _values_in(listing: Listing, path: str) -> set[int] | None:
-    """Values of a small raster mask; None for files that need a slower reader."""
-    if split_suffix(path)[1] not in (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg"):
-        return None
-    import numpy as np
-    from PIL import Image
-
-    try:
-        with Image.open(listing.root / path) as picture:
-            if picture.width * picture.height > 16_000_000 or picture.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
-                return None
-            return {int(value) for value in np.unique(np.asarray(picture))}
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return None  # reading the pixels reports broken files with their name; here they only say nothing

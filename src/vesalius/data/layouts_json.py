@@ -14,16 +14,19 @@ import pandas as pd
 from vesalius.core.errors import DataError, UnreadableFile, UsageError
 from vesalius.core.labels import Labels
 from vesalius.data.found import Ask, Found, missing_files, some
+from vesalius.data.label_lists import mask_labels
 from vesalius.data.listing import Listing, stem_of
 from vesalius.data.locate import locate
+from vesalius.data.mask_look import doubled
+from vesalius.data.mask_values import COLUMN, MaskValues
 from vesalius.data.naming import canonical_split
 from vesalius.data.problem import Problem
+from vesalius.data.truth_files import CHANNELS
 
 DESCRIPTION = "dataset.json"
 _CHANNEL = re.compile(r"_(\d{4})$")
 _COCO_KEYS = ("images", "annotations", "categories")
 _MOST_BYTES = 1 << 31
-_MOST_LABELS = 1024
 
 
 def read_json(path: Path, listing: Listing, ask: Ask) -> tuple[str, Found]:
@@ -74,43 +77,6 @@ def _described(listing: Listing) -> dict[str, Any] | None:
     return load(listing.root / DESCRIPTION) if DESCRIPTION in listing.known else None
 
 
-def mask_labels(given: Any, where: str) -> tuple[Labels, list[Problem]]:
-    """Classes of a mask from ``{"0": "background", ...}`` or ``{"background": 0, ...}``, in the order of their values.
-
-    Numbers that are skipped get a name of their own, so that the index of a name is always the value in the file.
-
-    Raises
-    ------
-    DataError
-        If it is neither.
-    """
-    values: dict[int, str] = {}
-    regions = False
-    for key, value in dict(given if isinstance(given, Mapping) else {}).items():
-        number, name = (key, value) if str(key).isdecimal() else (value, key)
-        if isinstance(number, Sequence) and not isinstance(number, str):
-            regions = True
-            continue
-        if not str(number).isdecimal() or int(number) > _MOST_LABELS or int(number) in values:
-            raise DataError(
-                f"{where}: `labels` maps {key!r} to {value!r}; expected one whole number per name, each once"
-            )
-        values[int(number)] = str(name)
-    if not values:
-        raise DataError(f"{where}: `labels` is {given!r}; expected for example {{'background': 0, 'tumour': 1}}")
-    values.setdefault(0, "background")
-    top = max(values)
-    problems = []
-    if regions:
-        problems.append(
-            Problem("warning", where, "regions that join several labels are not read; the single labels are")
-        )
-    gaps = [number for number in range(top + 1) if number not in values]
-    if gaps:
-        problems.append(Problem("note", where, f"`labels` skips the values {gaps[:5]}; they are called 'unused'"))
-    return Labels(tuple(values.get(number, f"unused {number}") for number in range(max(top, 1) + 1))), problems
-
-
 def decathlon(listing: Listing, ask: Ask) -> Found | None:
     """Medical Segmentation Decathlon: ``dataset.json`` with pairs under ``training``."""
     data = _described(listing)
@@ -147,8 +113,13 @@ def _read_decathlon(data: dict[str, Any], listing: Listing, ask: Ask, where: str
             )
         )
     modality = data.get("modality") or data.get("channel_names") or {}
-    labels, more = mask_labels(data.get("labels"), str(listing.root / where))
-    frame = _pairs(pairs)
+    labels, values, more = mask_labels(data.get("labels"), str(listing.root / where))
+    if isinstance(modality, Mapping) and len(modality) > 1:
+        # The fourth axis of a NIfTI is time unless somebody says otherwise; this description does.
+        pairs = [[f"{image}#{CHANNELS}", mask] for image, mask in pairs]
+        named = ", ".join(str(modality[key]) for key in sorted(modality, key=str))
+        problems.append(Problem("note", where, f"the fourth axis of the images holds the channels {named}"))
+    frame = _meant(_pairs(pairs), values)
     if isinstance(modality, Mapping) and len(modality) == 1:
         frame["modality"] = str(next(iter(modality.values())))
     return Found(
@@ -167,6 +138,13 @@ def _pairs(pairs: Sequence[Sequence[str]], split: str = "") -> pd.DataFrame:
         case = stem_of(mask.rpartition("/")[2])
         rows += [(case, image, "image", "", split), (case, mask, "mask", "", split)]
     return pd.DataFrame(rows, columns=["case_id", "path", "role", "label", "split"])
+
+
+def _meant(frame: pd.DataFrame, values: MaskValues) -> pd.DataFrame:
+    """Rows of masks with what their values mean, where the file does not hold those of the labels."""
+    if not values:
+        return frame
+    return frame.assign(**{COLUMN: [str(values) if role == "mask" else "" for role in frame["role"]]})
 
 
 def _is_nnunet(data: Mapping[str, Any], listing: Listing) -> bool:
@@ -230,9 +208,11 @@ def _read_nnunet(data: dict[str, Any], listing: Listing, ask: Ask) -> Found:
     official = (frame["split"] == "test").any()
     if not official:
         frame["split"] = ""
-    labels, more = mask_labels(data.get("labels"), where)
+    labels, values, more = mask_labels(data.get("labels"), where)
+    values, doubt = doubled(listing.root, frame.loc[frame["role"] == "mask", "path"].tolist(), labels, values)
+    problems += doubt
     return Found(
-        frame,
+        _meant(frame, values),
         task=ask.require_task("nnunet", "segment"),
         labels=labels,
         problems=(*problems, *more),

@@ -97,7 +97,7 @@ class Manifest:
     @property
     def covariates(self) -> list[str]:
         """Columns beyond the fixed ones."""
-        return [str(name) for name in self.frame.columns if name not in COLUMNS]
+        return [str(name) for name in self.frame.columns if name not in (*COLUMNS, "mask_values")]
 
     def absolute(self, path: str) -> Path:
         """`path` of a row as a path on this machine; what follows ``#`` stays at the end."""

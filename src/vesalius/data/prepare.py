@@ -51,14 +51,15 @@ class Chunk:
     signatures: list[Signatures] = field(default_factory=list)
 
 
-def store_key(manifest: Manifest, spec: dict[str, Any]) -> str:
-    """Name of the store of these files under this preprocessing.
+def store_key(manifest: Manifest, spec: dict[str, Any], paths: Sequence[str] | None = None) -> str:
+    """Name of the store of these files (of the cases, or `paths`) under this preprocessing.
 
     Every byte of the files counts while they hold less than 512 MB in all; of larger collections size, time of change
     and 128 kB of each file.
     """
     digest = hashlib.blake2b(json.dumps([FORMAT, spec], sort_keys=True).encode(), digest_size=16)
-    files = _files(manifest)
+    paths = manifest.cases["path"].tolist() if paths is None else paths
+    files = _files(manifest, paths)
     whole = sum(path.stat().st_size for path in files) <= _WHOLE_BYTES
     for path in files:
         stat = path.stat()
@@ -70,15 +71,15 @@ def store_key(manifest: Manifest, spec: dict[str, Any]) -> str:
                 digest.update(f"{stat.st_mtime_ns}".encode() + file.read(_SAMPLE))
                 file.seek(max(0, stat.st_size - _SAMPLE))
                 digest.update(file.read(_SAMPLE))
-    for path in manifest.cases["path"]:
-        digest.update(f"{path}\0".encode())
+    for text in paths:
+        digest.update(f"{text}\0".encode())
     return digest.hexdigest()
 
 
-def _files(manifest: Manifest) -> list[Path]:
+def _files(manifest: Manifest, paths: Sequence[str]) -> list[Path]:
     """The files behind the cases, each once; a folder stands for the files in it."""
     found: dict[Path, None] = {}
-    for text in dict.fromkeys(path.split("#")[0] for path in manifest.cases["path"]):
+    for text in dict.fromkeys(path.split("#")[0] for path in paths):
         path = manifest.root / text
         if path.is_dir():
             found.update(dict.fromkeys(sorted(p for p in path.iterdir() if p.is_file())))

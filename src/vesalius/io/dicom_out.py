@@ -115,6 +115,7 @@ def write_dicom_series(
     syntax: Syntax | str = Syntax.EXPLICIT,
     seed: int | str = 0,
     stem: str = "IM",
+    derived: bool = False,
 ) -> list[Path]:
     """Write a volume as one file per slice.
 
@@ -130,6 +131,9 @@ def write_dicom_series(
     meta
         Header facts by the keys of `Image.meta` (patient_id, sex, age, study_uid, series_uid, study_description...).
         They win over ``image.meta``; UIDs that are not given follow from `seed` and these facts.
+    derived
+        The pixels come from another file and not from a scanner: Image Type says so, and no tube voltage or echo time
+        is stated that is not among the facts.
 
     Returns
     -------
@@ -156,6 +160,8 @@ def write_dicom_series(
         dataset = _base(facts, modality, _VOLUME_CLASS[modality], seed, index)
         _put_plane(dataset, image, plane, index)
         _put_modality(dataset, modality, facts)
+        if derived:
+            _put_derived(dataset, facts)
         _put_rescale(dataset, modality, slope, intercept)
         _put_pixels(dataset, stored[index], "MONOCHROME2", modality)
         paths.append(_save(dataset, folder / f"{stem}{index:04d}.dcm", Syntax(syntax)))
@@ -382,6 +388,16 @@ def _put_modality(dataset: FileDataset, modality: str, facts: Mapping[str, Any])
         dataset.ImageType, dataset.ConversionType, dataset.PatientOrientation = derived, "WSD", ""
     else:
         dataset.ImageType, dataset.PatientOrientation = derived, ""
+
+
+def _put_derived(dataset: FileDataset, facts: Mapping[str, Any]) -> None:
+    """Image Type of pixels that no scanner made, without the made-up values of type 2 attributes."""
+    dataset.ImageType = ["DERIVED", "SECONDARY", *dataset.ImageType[2:]]
+    for keyword, key in (("KVP", "kvp"), ("AcquisitionNumber", ""), ("RepetitionTime", "tr_ms"), ("EchoTime", "te_ms")):
+        if keyword in dataset and key not in facts:
+            setattr(dataset, keyword, None)
+    for keyword in ("PatientPosition", "Laterality"):  # type 2C: unknown is empty, not absent
+        dataset.setdefault(keyword, "")
 
 
 def _code(value: str, scheme: str, meaning: str) -> pydicom.Dataset:

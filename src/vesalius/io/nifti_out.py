@@ -29,7 +29,14 @@ _RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 _LONGEST_SIDE = 32767
 
 
-def write_nifti(image: Image | Mask, path: str | Path, *, description: str = "", level: int = 3) -> Path:
+def write_nifti(
+    image: Image | Mask,
+    path: str | Path,
+    *,
+    description: str = "",
+    level: int = 3,
+    like: str | Path | None = None,
+) -> Path:
     """Write an image or a mask; ``path`` ends in ``.nii`` or ``.nii.gz``. The same input gives the same bytes.
 
     Parameters
@@ -39,6 +46,8 @@ def write_nifti(image: Image | Mask, path: str | Path, *, description: str = "",
         written as a plain volume, 8-bit RGB as RGB24, other channels along the fifth axis (intent: vector).
     description
         Up to 79 Latin-1 characters for the header; put no names of persons there.
+    like
+        A NIfTI file on the same grid: both of its transforms with their codes and its units are kept to the bit.
     level
         Compression of ``.nii.gz``, 0 to 9. Higher levels than 3 cost much time and save little on images.
 
@@ -57,7 +66,8 @@ def write_nifti(image: Image | Mask, path: str | Path, *, description: str = "",
         raise UsageError(f"{path}: NIfTI-1 sides are at most {_LONGEST_SIDE}, got {channels.shape}; split the image")
     stored = _stored(channels, unit)
     file_image = nib.Nifti1Image(stored, None, dtype=stored.dtype)
-    _set_geometry(file_image.header, grid)
+    if like is None or not _keep_geometry(file_image.header, like):
+        _set_geometry(file_image.header, grid)
     if unit is Unit.LABEL:
         file_image.header["intent_code"] = _INTENT_LABEL
     elif stored.ndim == 5:
@@ -98,6 +108,27 @@ def _stored(channels: NDArray[Any], unit: Unit) -> NDArray[Any]:
     if moved.ndim == 3:
         moved = moved[:, :, None]
     return moved[:, :, :, None, :]
+
+
+_PLACE = (
+    "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "srow_x", "srow_y", "srow_z", "xyzt_units",
+)  # fmt: skip
+
+
+def _keep_geometry(header: Any, like: str | Path) -> bool:
+    """Copy the place and units of another file; False if it has other sides (a scanner's file of several volumes)."""
+    other: Any = nib.load(like).header
+    sides = min(3, int(header["dim"][0]))
+    if any(int(header["dim"][axis]) != int(other["dim"][axis]) for axis in range(1, sides + 1)):
+        return False
+    if not isinstance(other, nib.Nifti1Header):
+        return False
+    header.set_slope_inter(1.0, 0.0)
+    for name in _PLACE:
+        header[name] = other[name]
+    header["pixdim"][: sides + 1] = other["pixdim"][: sides + 1]
+    return True
 
 
 def _set_geometry(header: Any, grid: Grid) -> None:

@@ -96,6 +96,45 @@ class Bottleneck(nn.Module):
         return torch.relu(self.excite(self.third(self.second(self.first(x)))) + self.shortcut(x))
 
 
+class InstanceNorm(nn.Module):
+    """Instance normalisation with scale and shift (Ulyanov et al. 2016), the same numbers as ``nn.InstanceNorm3d``.
+
+    PyTorch's own copies a tensor whose channels lie last, the layout in which convolutions on a processor are fastest,
+    and hands the result on in the other one. Here the layout stays, which takes a sixth off a training step
+    (docs/segment-models.md).
+    """
+
+    def __init__(self, features: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.features, self.eps = features, eps
+        self.weight = nn.Parameter(torch.ones(features))
+        self.bias = nn.Parameter(torch.zeros(features))
+
+    def extra_repr(self) -> str:
+        """What is printed between the brackets."""
+        return f"{self.features}, eps={self.eps}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, features, *S) -> (B, features, *S)``."""
+        recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if recorded or x.device.type != "cpu" or not _channels_last(x):
+            return nn.functional.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+        # Batch statistics of one sample are those of the instance. `group_norm` with a group per channel would need no
+        # loop, but in this layout it takes E[x^2] - E[x]^2 in single precision: an error of 6 % where a mean is
+        # a hundred times its deviation.
+        parts = [
+            nn.functional.batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps)
+            for sample in x.split(1)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _channels_last(x: Tensor) -> bool:
+    if x.ndim not in (4, 5):
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+
+
 def start_weights(module: nn.Module) -> None:
     """He initialisation of convolutions and linear layers (He et al., ICCV 2015), in module order."""
     for part in module.modules():

@@ -26,6 +26,20 @@ class Encoder(nn.Module):
         """``(B, C, *S)`` to features ``(B, channels[i], *ceil(S / strides[i]))``."""
         raise TypeError(f"{type(self).__name__} defines no forward")
 
+    @property
+    def skip_channels(self) -> tuple[int, ...]:
+        """Channels of `skips`."""
+        return self.channels
+
+    @property
+    def skip_strides(self) -> tuple[int, ...]:
+        """Reductions of `skips`."""
+        return self.strides
+
+    def skips(self, x: Tensor) -> list[Tensor]:
+        """What a decoder can use: the features of `forward`, and before them finer ones from within the stem."""
+        return self(x)
+
     def head(self, classes: int, dropout: float) -> nn.Module:
         """The last layers of a classifier on this encoder: features of the coarsest level to logits."""
         return PooledHead(self.channels[-1], classes, dropout)
@@ -131,7 +145,32 @@ class ResNet(Encoder):
             strides.append(stride)
         self.stages = nn.ModuleList(stages)
         self.channels, self.strides = tuple(channels), tuple(strides)
+        # A stem of two layers passes half the resolution on its way to a quarter.
+        self.fine = {"patch": width // 2, "large": width}.get(stem)
         _start_residual(self)
+
+    @property
+    def skip_channels(self) -> tuple[int, ...]:
+        """Channels of `skips`."""
+        return self.channels if self.fine is None else (self.fine, *self.channels)
+
+    @property
+    def skip_strides(self) -> tuple[int, ...]:
+        """Reductions of `skips`."""
+        return self.strides if self.fine is None else (2, *self.strides)
+
+    def skips(self, x: Tensor) -> list[Tensor]:
+        """Features of every stage, finest first, preceded by those of half the resolution where the stem makes them."""
+        if self.fine is None:
+            return self(x)
+        first, second = self.stem.children()
+        half = first(x)
+        pyramid = [half]
+        x = second(half)
+        for stage in self.stages:
+            x = stage(x)
+            pyramid.append(x)
+        return pyramid
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Features of every stage, finest first."""

@@ -14,7 +14,7 @@ from vesalius.io.array_out import write_npz
 from vesalius.phantoms.cohort import SPLITS, Cohort, new_folder, write_image, write_mask, write_table
 from vesalius.phantoms.layouts_boxes import write_coco, write_voc, write_yolo
 from vesalius.phantoms.layouts_dicom import write_dicom
-from vesalius.phantoms.layouts_masks import write_decathlon, write_nnunet
+from vesalius.phantoms.layouts_masks import MASK_LAYOUTS, write_decathlon, write_nnunet
 
 # MedMNIST files are always split; these are the parts if nobody says.
 _MEDMNIST_SHARES = (0.7, 0.1, 0.2)
@@ -42,7 +42,7 @@ def write_tree(
     kind
         A name of `registry.PHANTOMS`.
     layout
-        A name of `LAYOUTS`.
+        A name of `LAYOUTS` or of `layouts_masks.MASK_LAYOUTS`.
     splits
         Parts of the patients in train, val and test, e.g. ``(0.6, 0.2, 0.2)``; None for no splits. Decathlon keeps
         test images without truth, nnU-Net knows only training (with val) and test.
@@ -67,8 +67,8 @@ def write_tree(
     UsageError
         For an unknown kind, layout or option, a kind that the layout cannot hold, or a folder that is not empty.
     """
-    if layout not in LAYOUTS:
-        raise UsageError(f"layout {layout!r} is not written; choose one of {', '.join(LAYOUTS)}")
+    if layout not in _WRITERS:
+        raise UsageError(f"layout {layout!r} is not written; choose one of {', '.join(_WRITERS)}")
     _refuse_strange_options(layout, labelled_by=labelled_by, dicomdir=dicomdir, instances=instances)
     shares = tuple(splits) if splits is not None else _MEDMNIST_SHARES if layout == "medmnist" else None
     cohort = Cohort(kind, cases, seed, shares, options, progress or Silent())
@@ -80,7 +80,7 @@ def write_tree(
         "dicom": {"labelled_by": labelled_by, "dicomdir": dicomdir},
         "paired-folders": {"instances": instances},
     }
-    return LAYOUTS[layout](cohort, folder, **further.get(layout, {})) or folder
+    return _WRITERS[layout](cohort, folder, **further.get(layout, {})) or folder
 
 
 def _refuse_strange_options(layout: str, *, labelled_by: str, dicomdir: bool, instances: bool) -> None:
@@ -147,3 +147,4 @@ LAYOUTS: Mapping[str, Callable[..., Path | None]] = {
     "dicom": write_dicom,
     "paired-folders": _paired_folders,
 }
+_WRITERS: Mapping[str, Callable[..., Path | None]] = {**LAYOUTS, **MASK_LAYOUTS}

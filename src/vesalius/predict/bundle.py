@@ -25,11 +25,11 @@ from vesalius.core.files import atomic, sha256, write_json, write_text
 from vesalius.core.labels import Labels
 from vesalius.core.version import __version__
 from vesalius.tasks.classify import Classify
-from vesalius.transforms.preprocess import Preprocess
+from vesalius.tasks.segment import Segment
 
 SCHEMA = 1
 WEIGHTS, HEAD, CARD, PLAN, SUMS = "model.safetensors", "bundle.json", "card.md", "plan.yaml", "SHA256SUMS"
-TASKS = {"classify": Classify}
+TASKS: dict[str, type[Classify] | type[Segment]] = {"classify": Classify, "segment": Segment}
 
 
 @dataclass
@@ -39,11 +39,11 @@ class Bundle:
     Parameters
     ----------
     task
-        ``"classify"``.
+        ``"classify"`` or ``"segment"``.
     labels
         The classes in the order of the logits.
     preprocess
-        Spec of `transforms.preprocess.Preprocess`.
+        Spec of `transforms.preprocess.Preprocess`, for segmentation of `transforms.conform.Conform`.
     model
         Section ``model`` of the plan.
     members
@@ -54,6 +54,8 @@ class Bundle:
         For two classes: the positive class is said from this probability on; None for the larger one.
     views
         Flips averaged at prediction.
+    inference
+        For segmentation: tiles, what is skipped, decoding of objects, post-processing, boundary band.
     facts
         Anything a reader may want to know: training cases, metrics, modality, data hash.
     """
@@ -66,6 +68,7 @@ class Bundle:
     temperature: float = 1.0
     threshold: float | None = None
     views: list[list[int]] = field(default_factory=lambda: [[]])
+    inference: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     plan_yaml: str = ""
     card: str = ""
@@ -74,7 +77,7 @@ class Bundle:
 
     def head(self) -> dict[str, Any]:
         """The content of ``bundle.json``."""
-        return {
+        head = {
             "schema": SCHEMA,
             "kind": "vesalius.bundle",
             "made_by": f"vesalius {__version__}",
@@ -88,17 +91,20 @@ class Bundle:
             "views": self.views,
             "facts": self.facts,
         }
+        return head | ({"inference": self.inference} if self.inference else {})
 
-    def make_task(self) -> Classify:
+    def make_task(self) -> Classify | Segment:
         """The task object that decodes this bundle's logits."""
         return TASKS[self.task](self.labels)
 
     def networks(self) -> list[nn.Module]:
         """The members as networks with their weights, in evaluation mode."""
-        task, prepare = self.make_task(), Preprocess.from_spec(self.preprocess)
+        task = self.make_task()
+        dims, inputs = int(self.preprocess["dims"]), int(self.preprocess["channels"])
+        size = self.model["patch"] if isinstance(task, Segment) else self.preprocess["size"]
         found = []
         for weights in self.members:
-            network = task.network(self.model, dims=prepare.dims, inputs=prepare.channels, size=prepare.size)
+            network = task.network(self.model, dims=dims, inputs=inputs, size=size)
             try:
                 network.load_state_dict(weights)
             except RuntimeError as error:
@@ -165,6 +171,7 @@ class Bundle:
             temperature=float(head["calibration"]["temperature"]),
             threshold=head["decision"]["threshold"],
             views=[list(v) for v in head["views"]],
+            inference=dict(head.get("inference", {})),
             facts=head["facts"],
             plan_yaml=(folder / PLAN).read_text(encoding="utf-8"),
             card=(folder / CARD).read_text(encoding="utf-8"),

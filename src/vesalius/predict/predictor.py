@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from vesalius.core.case import Case
-from vesalius.core.errors import DataError
+from vesalius.core.errors import DataError, UsageError
 from vesalius.core.image import Image
 from vesalius.core.labels import Labels
 from vesalius.core.prediction import ClassScores
@@ -26,6 +26,7 @@ from vesalius.data.prepare import for_dims
 from vesalius.predict.bundle import Bundle
 from vesalius.predict.device import pick_device, use_cores
 from vesalius.predict.forward import Forward
+from vesalius.tasks.classify import Classify
 from vesalius.transforms.preprocess import Preprocess
 
 Input = Case | Image | str | Path
@@ -43,7 +44,10 @@ class Predictor:
     """
 
     def __init__(self, bundle: Bundle, *, device: str = "auto") -> None:
-        self.bundle, self.task = bundle, bundle.make_task()
+        task = bundle.make_task()
+        if not isinstance(task, Classify):
+            raise UsageError(f"this bundle is for task {bundle.task}; use predict.segmenter.SegmentPredictor")
+        self.bundle, self.task = bundle, task
         self.device = pick_device(device)
         if self.device.type == "cpu":
             use_cores()

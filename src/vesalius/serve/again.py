@@ -15,7 +15,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
-from vesalius.core.errors import DataError
+from vesalius.core.errors import DataError, UsageError
 from vesalius.core.files import write_json
 from vesalius.core.plan import Plan
 from vesalius.core.progress import Progress
@@ -29,6 +29,7 @@ from vesalius.predict.bundle import Bundle
 from vesalius.predict.forward import Forward
 from vesalius.serve.results import PerCase, write_report
 from vesalius.serve.workshop import Trained
+from vesalius.tasks.classify import Classify
 from vesalius.train.run import RunFolder, history
 from vesalius.transforms.preprocess import Preprocess
 
@@ -115,6 +116,8 @@ def external(
         [] if ok.all() else [f"{int((~ok).sum())} of {len(ok)} cases cannot be read or have no label and were left out"]
     )
     task = model.make_task()
+    if not isinstance(task, Classify):
+        raise UsageError(f"{known.root}: holds a model for task {model.task}")
     forward = Forward(model.networks(), Preprocess.from_spec(model.preprocess), task, device=device, views=model.views)
     begin = time.perf_counter()
     views = forward.over_store(store, np.flatnonzero(ok), progress=progress)

@@ -28,10 +28,15 @@ from vesalius.predict.cohort import Outcome, gather, predict_cohort
 from vesalius.predict.device import pick_device, use_cores
 from vesalius.predict.predictor import Predictor
 from vesalius.serve import again, results
+from vesalius.serve.segmenting import SegmentWorkshop, planned
 from vesalius.serve.workshop import Trained, Workshop
 from vesalius.train.planner import Facts, Preflight, plan_classification
 from vesalius.train.run import RunFolder, join_processes, wait_for_all
+from vesalius.train.segment_planner import SegmentPreflight
 from vesalius.transforms.preprocess import Preprocess
+
+TRAINED = ("classify", "segment")
+"""Tasks that can be trained."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Reading:
 def plan(
     data: str | Path,
     *,
-    task: str = "classify",
+    task: str | None = None,
     out: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     budget: str | float | None = None,
@@ -71,7 +76,7 @@ def plan(
     workers: int | None = None,
     reading: Reading | None = None,
     progress: Progress | None = None,
-) -> tuple[Plan, Preflight]:
+) -> tuple[Plan, Preflight | SegmentPreflight]:
     """The plan for `data` with its reasons, and what it will take; written to `out` if given."""
     progress = progress or Silent()
     start = time.monotonic()
@@ -88,7 +93,7 @@ def train(
     data: str | Path | None,
     *,
     out: str | Path,
-    task: str = "classify",
+    task: str | None = None,
     plan: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     budget: str | float | None = None,
@@ -138,7 +143,8 @@ def train(
         made.write(folder.plan)
     wait_for_all()
     made = Plan.read(folder.plan)
-    workshop = Workshop.open(folder, manifest, made, request, progress)
+    kind = SegmentWorkshop if made.task == "segment" else Workshop
+    workshop = kind.open(folder, manifest, made, request, progress)
     members = workshop.train(start, progress)
     if process_rank()[0] != 0:
         return Trained(folder.root, folder.report, folder.bundle, {})
@@ -153,7 +159,7 @@ def _warn_of_ignored(folder: RunFolder, changed: bool, progress: Progress) -> No
 
 def _request(
     data: Any,
-    task: str,
+    task: str | None,
     settings: Any,
     budget: Any,
     memory: Any,
@@ -187,13 +193,17 @@ def _bytes(memory: str | int | None) -> int | None:
     return None if memory is None else parse_bytes(memory)
 
 
-def _readable_question(data: str | Path, task: str, reading: Reading, progress: Progress) -> Manifest:
-    if task != "classify":
-        raise UsageError(f"--task {task!r} cannot be trained by this version; it trains classify")
+def _readable_question(data: str | Path, task: str | None, reading: Reading, progress: Progress) -> Manifest:
+    if task is not None and task not in TRAINED:
+        raise UsageError(f"--task {task!r} cannot be trained by this version; it trains {', '.join(TRAINED)}")
     manifest = reading.manifest(data, task, progress)
     if manifest.labels is None:
         raise DataError(
             f"{data}: no classes found (layout {manifest.layout}); give class folders, or a table with --label-column"
+        )
+    if manifest.task not in TRAINED:
+        raise UsageError(
+            f"{data}: holds the truth for task {manifest.task}, this version trains {', '.join(TRAINED)}; give --task"
         )
     for problem in manifest.problems:
         if problem.severity != "note":
@@ -211,7 +221,9 @@ def _planned(
     workers: int | None,
     start: float,
     progress: Progress,
-) -> tuple[Plan, Preflight]:
+) -> tuple[Plan, Preflight | SegmentPreflight]:
+    if manifest.task == "segment":
+        return planned(manifest, settings, budget_s, memory, device, seed, workers, start, progress)
     found = survey(manifest, seed=seed, progress=progress)
     where = pick_device(device)
     if where.type == "cpu":
@@ -267,7 +279,9 @@ def _plan_of_run(
         made = Plan.read(plan_file)
         made.overrule(request["settings"])
         made.check()
-        if made["preprocess.size"] is None:
+        if made.task == "segment" and made["model.patch"] is None:
+            raise PlanError(f"{plan_file}: model.patch is not set; write a whole plan with `vesalius plan`")
+        if made.task == "classify" and made["preprocess.size"] is None:
             raise PlanError(f"{plan_file}: preprocess.size is not set; write a whole plan with `vesalius plan`")
     else:
         made, _ = _planned(
@@ -338,14 +352,34 @@ def predict(
     workers: int | None = None,
     batch_size: int = 32,
     force: bool = False,
-    formats: Sequence[str] = ("json",),
+    formats: Sequence[str] = (),
+    backend: str | None = None,
+    precision: str | None = None,
     progress: Progress | None = None,
 ) -> Outcome:
-    """Predictions of files, folders, DICOM series and array files in `out`; what is done is skipped."""
+    """Predictions of files, folders, DICOM series and array files in `out`; what is done is skipped.
+
+    Parameters
+    ----------
+    formats
+        Classification: json, csv, png. Segmentation: `serve.segment_predicting.FORMATS`; by default the label map, as
+        NIfTI or PNG, and a JSON record.
+    backend, precision
+        Of segmentation, in place of those of the bundle.
+    """
     if not inputs:
         raise UsageError("predict needs at least one INPUT: an image file, a folder or an array file")
     progress = progress or Silent()
-    predictor = Predictor.load(model, device=device)
+    bundle = Bundle.load(model)
+    if bundle.task == "segment":
+        from vesalius.predict.segmenter import SegmentPredictor
+        from vesalius.serve.segment_predicting import predict_segments
+
+        segmenter = SegmentPredictor(bundle, device=device, backend=backend, precision=precision)
+        for note in segmenter.backend.notes:
+            progress.warn(note)
+        return predict_segments(segmenter, inputs, out, formats=formats, force=force, progress=progress)
+    predictor = Predictor(bundle, device=device)
     items = gather(inputs)
     outcome = predict_cohort(
         predictor,
@@ -356,7 +390,7 @@ def predict(
         force=force,
         progress=progress,
     )
-    results.write_predictions(Path(out), outcome, items, predictor, formats)
+    results.write_predictions(Path(out), outcome, items, predictor, formats or ("json",))
     return outcome
 
 

@@ -203,7 +203,7 @@ def write_run(
     write_table(folder.cases, judged.table)
     card = _card(folder, plan, cohort, judged.bundle, metrics)
     bundle = judged.bundle
-    bundle.plan_yaml = _yaml(plan)
+    bundle.plan_yaml = plan_yaml(plan)
     bundle.card = model_card(
         metrics=metrics,
         card={**card, "bundle": folder.root.name},
@@ -235,7 +235,8 @@ def write_run(
     )
 
 
-def _yaml(plan: Plan) -> str:
+def plan_yaml(plan: Plan) -> str:
+    """A plan as the text that a bundle keeps."""
     import yaml
 
     return str(yaml.safe_dump(plan.to_mapping(), sort_keys=False, allow_unicode=True, width=110))
@@ -267,12 +268,13 @@ def write_report(
         history=curves,
         card=card,
         pictures=pictures,
-        notes=[*notes, *_problem_lines(manifest)],
+        notes=[*notes, *problem_lines(manifest)],
         title=str(card.get("name", "")),
     )
 
 
-def _problem_lines(manifest: Manifest | None) -> list[str]:
+def problem_lines(manifest: Manifest | None) -> list[str]:
+    """What a reader of the report should know of the data."""
     return [] if manifest is None else [str(p) for p in manifest.problems if p.severity != "note"][:50]
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from vesalius.core.environment import cache_folder, process_rank
 from vesalius.core.files import atomic, write_json
@@ -19,12 +21,13 @@ from vesalius.core.provenance import provenance
 from vesalius.data.cohort import Cohort, assemble
 from vesalius.data.manifest import Manifest
 from vesalius.data.prepare import prepare
-from vesalius.data.store import Store
 from vesalius.predict.device import pick_device, use_cores
 from vesalius.serve import results
 from vesalius.tasks.classify import Classify
 from vesalius.train.run import RunFolder, folds, train_member
 from vesalius.transforms.preprocess import Preprocess
+
+Places = NDArray[np.int64]
 
 
 @dataclass
@@ -45,9 +48,9 @@ class Workshop:
 
     folder: RunFolder
     cohort: Cohort
-    store: Store
+    store: Any
     plan: Plan
-    task: Classify
+    task: Any
     request: dict[str, Any]
 
     @classmethod
@@ -55,15 +58,7 @@ class Workshop:
         cls, folder: RunFolder, manifest: Manifest, plan: Plan, request: dict[str, Any], progress: Progress
     ) -> Workshop:
         """Prepare the pixels, split, look for leakage; the cohort is written."""
-        cache = cache_folder()
-        store = prepare(
-            manifest,
-            Preprocess.from_spec(plan.section("preprocess")),
-            cache=cache,
-            workers=int(plan["run.workers"]),
-            memory_bytes=plan["run.memory_bytes"],
-            progress=progress,
-        )
+        store = cls.prepared(manifest, plan, progress)
         cohort = assemble(
             manifest,
             store,
@@ -82,7 +77,40 @@ class Workshop:
             used = cohort.frame["split"].isin(["train", "val"]).to_numpy()
             with atomic(folder.seen) as file:
                 np.save(file, store.signatures().hashes[cohort.rows[used]])
-        return cls(folder, cohort, store, plan, Classify(cohort.labels, plan.section("loss")), request)
+        return cls(folder, cohort, store, plan, cls.question(cohort, plan), request)
+
+    @classmethod
+    def prepared(cls, manifest: Manifest, plan: Plan, progress: Progress) -> Any:
+        """The store of the cases."""
+        return prepare(
+            manifest,
+            Preprocess.from_spec(plan.section("preprocess")),
+            cache=cache_folder(),
+            workers=int(plan["run.workers"]),
+            memory_bytes=plan["run.memory_bytes"],
+            progress=progress,
+        )
+
+    @classmethod
+    def question(cls, cohort: Cohort, plan: Plan) -> Any:
+        """The task object."""
+        return Classify(cohort.labels, plan.section("loss"))
+
+    def member(
+        self, index: int, training: Places, validation: Places, device: torch.device, **options: Any
+    ) -> dict[str, torch.Tensor]:
+        """The weights of one member."""
+        return train_member(
+            self.plan,
+            self.task,
+            self.store,
+            member=index,
+            train=self.cohort.part(training),
+            val=self.cohort.part(validation) if len(validation) else None,
+            folder=self.folder,
+            device=device,
+            **options,
+        )
 
     def train(self, start: float, progress: Progress) -> list[dict[str, Any]]:
         """The weights of every member."""
@@ -92,21 +120,9 @@ class Workshop:
         parts = folds(self.cohort.frame, int(self.plan["split.folds"]))
         deadline = self._deadline(start)
         members = []
-        for member, (training, validation) in enumerate(parts):
-            members.append(
-                train_member(
-                    self.plan,
-                    self.task,
-                    self.store,
-                    member=member,
-                    train=self.cohort.part(training),
-                    val=self.cohort.part(validation) if len(validation) else None,
-                    folder=self.folder,
-                    device=device,
-                    deadline_s=None if deadline is None else deadline / len(parts),
-                    progress=progress,
-                )
-            )
+        for index, (training, validation) in enumerate(parts):
+            options = {"deadline_s": None if deadline is None else deadline / len(parts), "progress": progress}
+            members.append(self.member(index, training, validation, device, **options))
         return members
 
     def _deadline(self, start: float) -> float | None:
@@ -130,7 +146,6 @@ class Workshop:
     ) -> Trained:
         """Calibrate, test, write bundle and report."""
         trained_s = time.monotonic() - start
-        judged = results.judge(self.plan, self.task, self.store, self.cohort, members, self.folder, progress)
         origin = provenance(
             seed=int(self.plan["run.seed"]),
             data_hash=self.cohort.data_hash,
@@ -141,20 +156,19 @@ class Workshop:
             budget_s=self.request["budget_s"],
         )
         write_json(self.folder.provenance, origin)
+        report, metrics, notes = self.results(members, origin, trained_s, progress)
+        return Trained(self.folder.root, report, self.folder.bundle, metrics, notes, time.monotonic() - start)
+
+    def results(
+        self, members: list[dict[str, Any]], origin: dict[str, Any], trained_s: float, progress: Progress
+    ) -> tuple[Path, dict[str, Any], list[str]]:
+        """The report's path, the metrics and notes; bundle and tables are written."""
+        judged = results.judge(self.plan, self.task, self.store, self.cohort, members, self.folder, progress)
         report = results.write_run(
             self.folder, self.plan, self.cohort, judged, origin, train_s=trained_s, progress=progress
         )
-        return Trained(
-            self.folder.root,
-            report,
-            self.folder.bundle,
-            judged.metrics,
-            list(self.cohort.notes),
-            time.monotonic() - start,
-        )
+        return report, judged.metrics, list(self.cohort.notes)
 
 
 def _threads() -> int:
-    import torch
-
     return int(torch.get_num_threads())

@@ -36,6 +36,8 @@ class Classify:
     def __init__(self, labels: Labels, loss: Mapping[str, Any] | None = None) -> None:
         self.labels = labels
         settings = dict(loss or {})
+        if settings.get("name", "cross_entropy") not in ("cross_entropy", "focal"):
+            raise PlanError(f"loss.name {settings['name']!r} is for segmentation; classes need cross_entropy or focal")
         self.smoothing = float(settings.get("label_smoothing") or 0.0)
         gamma = settings.get("focal_gamma")
         self.gamma = float(2.0 if gamma is None else gamma) if settings.get("name") == "focal" else 0.0

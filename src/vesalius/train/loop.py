@@ -8,10 +8,10 @@ resumed ends with the same bits as one that was not.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,14 +20,27 @@ from torch import Tensor
 from vesalius.core.errors import DataError, Interrupted
 from vesalius.core.progress import Progress
 from vesalius.core.randomness import key
-from vesalius.data.batches import Batch, Batches
+from vesalius.data.batches import Batch
 from vesalius.train import checkpoint
 from vesalius.train.policy import PlainStep
 from vesalius.train.schedule import Course, rate
-from vesalius.transforms.augment import Augment
-from vesalius.transforms.preprocess import Preprocess
 
 Validate = Callable[[dict[str, Tensor]], dict[str, float]]
+Present = Callable[[Batch], tuple[Tensor, Tensor]]
+"""A batch as the network sees it: pixels ``(B, C, *S)`` and targets, on the device, augmented."""
+
+
+class Stream(Protocol):
+    """Batches as a function of the step."""
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Gradient steps in one pass over the cases."""
+
+    def stream(self, start: int, stop: int) -> Iterator[Batch]:
+        """Batches `start` to `stop`."""
+
+
 CHECKPOINT_EVERY_S = 20.0
 
 
@@ -36,11 +49,9 @@ class Job:
     """Everything the loop works with; made by `train.run`."""
 
     fabric: Any
-    task: Any
     policy: PlainStep
-    batches: Batches
-    preprocess: Preprocess
-    augment: Augment
+    batches: Stream
+    present: Present
     optim: dict[str, Any]
     validation: dict[str, Any]
     validate: Validate | None
@@ -110,12 +121,8 @@ def _interrupted(state: State) -> Interrupted:
 def _step(job: Job, state: State, batch: Batch) -> None:
     # Dropout draws from the global generator: seeding it by step keeps resume exact.
     torch.manual_seed(key(job.seed, "step", batch.step, job.fabric.global_rank) % (1 << 63))
-    device = job.fabric.device
-    pixels = job.preprocess.finish(torch.as_tensor(batch.pixels).to(device, non_blocking=True))
-    targets = job.task.encode(batch.targets).to(device)
     with torch.no_grad():
-        seen = job.augment(pixels, step=batch.step, first=batch.first, total=batch.total)
-        pixels, targets = seen.image, seen.mix(targets)
+        pixels, targets = job.present(batch)
         if job.optim["channels_last"]:
             pixels = pixels.contiguous(
                 memory_format=torch.channels_last if pixels.ndim == 4 else torch.channels_last_3d

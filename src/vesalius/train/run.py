@@ -24,12 +24,12 @@ from vesalius.core.files import write_json, write_text
 from vesalius.core.plan import Plan
 from vesalius.core.progress import Progress, Silent
 from vesalius.core.randomness import key
-from vesalius.data.batches import Batches
+from vesalius.data.batches import Batch, Batches
 from vesalius.data.store import Store
 from vesalius.measure import calibration, confusion, ranking
 from vesalius.predict.forward import Forward
 from vesalius.tasks.classify import Classify
-from vesalius.train.loop import Job, fit
+from vesalius.train.loop import Job, Present, Stream, Validate, fit
 from vesalius.train.policy import PlainStep
 from vesalius.train.schedule import Course
 from vesalius.transforms.augment import PRESETS, Augment
@@ -117,7 +117,7 @@ class RunFolder:
         """Remove what a run writes, and nothing else: the folder may hold a person's own files."""
         import shutil
 
-        for name in ("bundle", "report", "checkpoints", "events"):
+        for name in ("bundle", "report", "checkpoints", "events", "predictions"):
             shutil.rmtree(self.root / name, ignore_errors=True)
         for path in (self.plan, self.cohort, self.request, self.cases, self.provenance, self.metrics, self.seen):
             path.unlink(missing_ok=True)
@@ -268,30 +268,67 @@ def train_member(
     """
     seed = int(plan["run.seed"]) + 1000 * member
     fabric = make_fabric(plan, device)
-    optim = plan.section("optim")
-    preprocess = Preprocess.from_spec(plan.section("preprocess")).to(fabric.device)
-    policy = PlainStep(fabric, task, make_network(plan, task, seed).to(**_order(plan)), optim)
-    batches = _batches(plan, store, train, fabric, seed)
+    policy = PlainStep(fabric, task, make_network(plan, task, seed).to(**memory_order(plan)), plan.section("optim"))
+    return run_loop(
+        plan,
+        fabric,
+        policy,
+        _batches(plan, store, train, fabric, seed),
+        _Present(plan, task, fabric.device, seed),
+        None if val is None else Validator(plan, task, store, *val, device=fabric.device),
+        folder=folder,
+        member=member,
+        deadline_s=deadline_s,
+        progress=progress,
+    )
+
+
+class _Present:
+    """Stored pixels as the network sees them in training."""
+
+    def __init__(self, plan: Plan, task: Classify, device: torch.device, seed: int) -> None:
+        self.task, self.device = task, device
+        self.preprocess = Preprocess.from_spec(plan.section("preprocess")).to(device)
+        self.augment = Augment(augment_spec(plan), dims=int(plan["preprocess.dims"]), seed=seed)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        pixels = self.preprocess.finish(torch.as_tensor(batch.pixels).to(self.device, non_blocking=True))
+        targets = self.task.encode(batch.targets).to(self.device)
+        seen = self.augment(pixels, step=batch.step, first=batch.first, total=batch.total)
+        return seen.image, seen.mix(targets)
+
+
+def run_loop(
+    plan: Plan,
+    fabric: Any,
+    policy: PlainStep,
+    batches: Stream,
+    present: Present,
+    validate: Validate | None,
+    *,
+    folder: RunFolder,
+    member: int,
+    deadline_s: float | None,
+    progress: Progress | None,
+) -> dict[str, Tensor]:
+    """Train one member to the end of its course, or to a signal; its state is kept in the run folder."""
     total = total_steps(plan, batches.steps_per_epoch)
     home = folder.checkpoints(member)
     home.mkdir(parents=True, exist_ok=True)
     curves = Curves(folder, member)
-    validate = None if val is None else Validator(plan, task, store, *val, device=fabric.device)
     with stopped_by_signals() as stop:
         job = Job(
             fabric=fabric,
-            task=task,
             policy=policy,
             batches=batches,
-            preprocess=preprocess,
-            augment=Augment(augment_spec(plan), dims=int(plan["preprocess.dims"]), seed=seed),
-            optim=optim,
+            present=present,
+            optim=plan.section("optim"),
             validation=plan.section("validate"),
             validate=validate,
             course=Course(total, home / "course.jsonl", writes=fabric.global_rank == 0),
             every=int(plan["validate.every"] or total),
             folder=home,
-            seed=seed,
+            seed=int(plan["run.seed"]) + 1000 * member,
             log=curves if fabric.global_rank == 0 else _quiet,
             stop=_any_process(fabric, stop),
             deadline_s=deadline_s,
@@ -323,11 +360,12 @@ def _quiet(row: dict[str, Any]) -> None:
     """Other processes than the first keep no curves."""
 
 
-def _order(plan: Plan) -> Any:
+def memory_order(plan: Plan) -> Any:
     """Keywords of ``Module.to``, whose stub lacks ``memory_format``."""
     if not plan["optim.channels_last"]:
         return {"memory_format": torch.contiguous_format}
-    return {"memory_format": torch.channels_last if plan["preprocess.dims"] == 2 else torch.channels_last_3d}
+    dims = plan["conform.dims"] if plan.task == "segment" else plan["preprocess.dims"]
+    return {"memory_format": torch.channels_last if dims == 2 else torch.channels_last_3d}
 
 
 def total_steps(plan: Plan, steps_per_epoch: float) -> int:

@@ -27,7 +27,7 @@ class Speed:
     parameters: int
 
 
-class _LocalFabric:
+class LocalFabric:
     """What `PlainStep` asks of Fabric, for one process: a trial leaves no process group behind."""
 
     def __init__(self, precision: str, device: torch.device) -> None:
@@ -35,6 +35,7 @@ class _LocalFabric:
         self.kind = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     def setup(self, network: torch.nn.Module, optimiser: torch.optim.Optimizer) -> tuple[object, torch.optim.Optimizer]:
+        """The network under autocast, and the optimiser as it is."""
         network.to(self.device)
 
         def forward(x: torch.Tensor) -> torch.Tensor:
@@ -45,9 +46,11 @@ class _LocalFabric:
         return forward, optimiser
 
     def no_backward_sync(self, network: object, enabled: bool = True) -> torch.autograd.grad_mode.set_grad_enabled:
+        """Nothing to hold back in one process."""
         return torch.enable_grad()  # type: ignore[return-value]
 
     def backward(self, loss: torch.Tensor) -> None:
+        """Of a loss without scaling."""
         loss.backward()
 
     def clip_gradients(self, network: object, optimiser: object, max_norm: float) -> None:
@@ -65,7 +68,7 @@ def measure(plan: Plan, classes: int, device: torch.device, *, steps: int = 3, s
     order: Any = {"memory_format": torch.channels_last if dims == 2 else torch.channels_last_3d}
     network = make_network(plan, task, 0).to(**order)
     # A trial step must not depend on section loss: its cost does not.
-    policy = PlainStep(_LocalFabric(plan["optim.precision"], device), task, network, plan.section("optim"))
+    policy = PlainStep(LocalFabric(plan["optim.precision"], device), task, network, plan.section("optim"))
     augment = Augment(augment_spec(plan), dims=dims, seed=0)
     draw = generator(0, "speed")
     batch = int(plan["optim.batch_size"])
@@ -80,7 +83,7 @@ def measure(plan: Plan, classes: int, device: torch.device, *, steps: int = 3, s
             seen = augment(stored, step=step)
             pixels, soft = seen.image.contiguous(memory_format=order), seen.mix(target)
         policy.step(pixels, soft, 1e-4)
-        _wait(device)
+        wait_for_device(device)
         times.append(time.perf_counter() - start)
         if step >= 1 and time.perf_counter() - begin > seconds:
             break
@@ -95,11 +98,12 @@ def _forward_seconds(network: torch.nn.Module, pixels: torch.Tensor, device: tor
     for _ in range(2):
         start = time.perf_counter()
         network(pixels)
-        _wait(device)
+        wait_for_device(device)
         times.append(time.perf_counter() - start)
     return min(times) / len(pixels)
 
 
-def _wait(device: torch.device) -> None:
+def wait_for_device(device: torch.device) -> None:
+    """Until everything that was asked of a device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,0 +1,352 @@
+"""Segmentation networks behind one call, computed by torch, OpenVINO or ONNX Runtime.
+
+A back end takes float32 tiles of one fixed size and gives float32 logits. On a CPU every tile is computed by itself,
+whatever stands beside it in the batch: its logits have the same bits alone and in any company, so that leaving tiles
+out or filling batches differently changes nothing. A batch is what runs at the same time, one tile per stream.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vesalius.core.environment import available_cores
+from vesalius.core.errors import AcceptanceError, MissingExtra, UsageError
+from vesalius.core.extras import extra
+from vesalius.models.segmenters import fold_batchnorm
+
+NAMES = ("auto", "torch", "openvino", "onnxruntime")
+PRECISIONS = ("fp32", "bf16")
+# Allowed deviation from torch in fp32 on a tile of noise, as root mean square over the deviation of the logits.
+# Networks with instance norm reach 2e-4 in fp32 and 0.03 in bf16; a wrong graph is off by about 1.
+TOLERANCE = {"fp32": 5e-3, "bf16": 0.15}
+
+FloatArray = NDArray[np.float32]
+
+
+class Backend(ABC):
+    """Networks in evaluation mode, compiled for tiles of one size. One caller at a time.
+
+    Parameters
+    ----------
+    members
+        Number of networks.
+    inputs
+        Channels of a tile.
+    patch
+        Sides of a tile, ``(z, y, x)`` or ``(y, x)``.
+    batch
+        Tiles that are computed at the same time; calls may have more or fewer.
+    device
+        Where `each` leaves its logits.
+
+    Attributes
+    ----------
+    name, precision
+        What computes, and in which arithmetic.
+    notes
+        Warnings for the person, one line each, such as why ``auto`` did not take the fastest.
+    """
+
+    name = ""
+
+    def __init__(
+        self,
+        members: int,
+        *,
+        inputs: int,
+        patch: tuple[int, ...],
+        batch: int,
+        precision: str,
+        device: torch.device,
+    ) -> None:
+        self.members, self.inputs, self.patch, self.batch = members, inputs, patch, batch
+        self.precision, self.device = precision, device
+        self.notes: list[str] = []
+
+    def __call__(self, tiles: FloatArray) -> FloatArray:
+        """Logits ``(B, K, *patch)`` of tiles ``(B, C, *patch)``: the mean over the networks, float32."""
+        total: Tensor | None = None
+        for logits in self.each(tiles):
+            total = logits if total is None else total.add_(logits)
+        if total is None:
+            raise ValueError("a back end needs at least one network")
+        if self.members > 1:
+            total = total.div_(self.members)
+        found: FloatArray = total.cpu().numpy()
+        return found
+
+    def each(self, tiles: FloatArray) -> Iterator[Tensor]:
+        """Logits ``(B, K, *patch)`` of every network in turn, float32 on `device`; the caller may change them."""
+        wanted = (self.inputs, *self.patch)
+        if tiles.ndim != len(wanted) + 1 or tiles.shape[1:] != wanted or tiles.dtype != np.float32 or not len(tiles):
+            raise ValueError(
+                f"tiles must be float32 (B, {', '.join(map(str, wanted))}), got {tiles.dtype} {tiles.shape}"
+            )
+        tiles = np.ascontiguousarray(tiles)
+        for member in range(self.members):
+            yield self._logits(member, tiles)
+
+    @abstractmethod
+    def _logits(self, member: int, tiles: FloatArray) -> Tensor: ...
+
+
+def make_backend(
+    networks: Sequence[nn.Module],
+    *,
+    inputs: int,
+    patch: tuple[int, ...],
+    batch: int = 1,
+    name: str = "auto",
+    precision: str = "fp32",
+    device: torch.device | None = None,
+) -> Backend:
+    """Networks made ready for tiles of one size; the networks of the caller are not changed.
+
+    Parameters
+    ----------
+    networks
+        The members of an ensemble; each maps ``(B, C, *patch)`` to logits ``(B, K, *patch)`` in evaluation mode.
+    inputs, patch
+        Channels and sides of a tile.
+    batch
+        Tiles that are computed at the same time.
+    name
+        ``"auto"`` takes OpenVINO on a CPU if it is installed and reproduces torch on a tile of noise, else torch, and
+        tells the reason in `Backend.notes`.
+    precision
+        ``"fp32"``, or ``"bf16"`` for products in bfloat16 (the weights stay as they are).
+    device
+        For torch; the others compute on the CPU.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name or precision, or a back end that cannot compute on the device or in the precision.
+    MissingExtra
+        If the named back end is not installed; the message holds the command.
+    AcceptanceError
+        If the named back end cannot convert a network or does not reproduce torch.
+    """
+    device = device or torch.device("cpu")
+    _check(networks, name, precision, device)
+    patch = tuple(int(side) for side in patch)
+    ready = [_prepared(network) for network in networks]
+    options: dict[str, Any] = {
+        "inputs": int(inputs),
+        "patch": patch,
+        "batch": max(1, int(batch)),
+        "precision": precision,
+    }
+    if name == "torch" or (name == "auto" and device.type != "cpu"):
+        return TorchBackend(ready, device=device, **options)
+    if name == "onnxruntime":
+        return _accepted(OnnxBackend, ready, options)
+    try:
+        return _accepted(OpenVinoBackend, ready, options)
+    except (MissingExtra, AcceptanceError) as error:
+        if name != "auto":
+            raise
+        fallback = TorchBackend(ready, device=device, **options)
+        fallback.notes.append(f"computing with torch, which is slower: {error}")
+        return fallback
+
+
+def _check(networks: Sequence[nn.Module], name: str, precision: str, device: torch.device) -> None:
+    if not networks:
+        raise ValueError("a back end needs at least one network")
+    if name not in NAMES:
+        raise UsageError(f"back end {name!r} is unknown; choose one of {', '.join(NAMES)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is unknown; choose one of {', '.join(PRECISIONS)}")
+    if name in ("openvino", "onnxruntime") and device.type != "cpu":
+        raise UsageError(f"back end {name} computes on the CPU, not on {device}; choose auto or torch")
+    if name == "onnxruntime" and precision != "fp32":
+        raise UsageError(
+            f"back end onnxruntime computes in fp32 on a CPU, not in {precision}; choose openvino or torch"
+        )
+
+
+def _prepared(network: nn.Module) -> nn.Module:
+    """A copy in evaluation mode on the CPU, with batch norm folded into the convolutions before it."""
+    return fold_batchnorm(network).to("cpu").eval().requires_grad_(False)
+
+
+class TorchBackend(Backend):
+    """Plain torch on any device, channels last; on a CPU tile by tile, elsewhere in batches of one fixed size."""
+
+    name = "torch"
+
+    def __init__(self, networks: Sequence[nn.Module], *, device: torch.device, **options: Any) -> None:
+        super().__init__(len(networks), device=device, **options)
+        self.order = torch.channels_last if len(self.patch) == 2 else torch.channels_last_3d
+        where: Any = {"device": device, "memory_format": self.order}  # torch's stub of `to` lacks memory_format
+        self.networks = [network.to(**where) for network in networks]
+
+    @property
+    def size(self) -> int:
+        """Tiles of one call of a network."""
+        return 1 if self.device.type == "cpu" else self.batch
+
+    @torch.no_grad()
+    def _logits(self, member: int, tiles: FloatArray) -> Tensor:
+        count, size = len(tiles), self.size
+        if count % size:
+            # Another batch size may take another algorithm and other rounding.
+            tiles = np.concatenate([tiles, np.repeat(tiles[-1:], size - count % size, axis=0)])
+        parts = []
+        for start in range(0, len(tiles), size):
+            x = torch.from_numpy(tiles[start : start + size]).to(self.device)
+            mixed: Any = nullcontext()
+            if self.precision == "bf16":
+                mixed = torch.autocast(self.device.type, dtype=torch.bfloat16)
+            with mixed:
+                logits = self.networks[member](x.contiguous(memory_format=self.order))
+            parts.append(logits.to(torch.float32, memory_format=torch.contiguous_format))
+        return torch.cat(parts)[:count] if len(parts) > 1 else parts[0][:count]
+
+
+class OpenVinoBackend(Backend):
+    """OpenVINO on the CPU: one compiled model per network, one stream per tile of a batch."""
+
+    name = "openvino"
+
+    def __init__(self, networks: Sequence[nn.Module], *, small: bool = True, **options: Any) -> None:
+        super().__init__(len(networks), device=torch.device("cpu"), **options)
+        library = _openvino()
+        core = library.Core()
+        cores = available_cores()
+        streams = max(1, min(self.batch, cores))
+        hints = {
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bf16" else "f32",
+            "NUM_STREAMS": str(streams),
+            "INFERENCE_NUM_THREADS": str(cores),
+            # Pinned threads of two processes would wait for the same core while another is idle.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self.requests = []
+        for network in networks:
+            model = _converted(network, (1, self.inputs, *self.patch), small=small)
+            compiled = core.compile_model(model, "CPU", hints)
+            self.requests.append([compiled.create_infer_request() for _ in range(streams)])
+
+    def _logits(self, member: int, tiles: FloatArray) -> Tensor:
+        requests = self.requests[member]
+        outputs = tuple(requests[0].model_outputs[0].shape)[1:]
+        found = np.empty((len(tiles), *outputs), dtype=np.float32)
+        for start in range(0, len(tiles), len(requests)):
+            busy = list(zip(requests, range(start, min(start + len(requests), len(tiles))), strict=False))
+            for request, index in busy:
+                request.start_async([tiles[index : index + 1]], share_inputs=True)
+            for request, index in busy:
+                request.wait()
+                found[index] = request.get_output_tensor(0).data[0]
+        return torch.from_numpy(found)
+
+
+def _openvino() -> ModuleType:
+    """OpenVINO without its telemetry: it reports the import to a server unless that package is missing."""
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    silenced = "openvino_telemetry" not in sys.modules
+    if silenced:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    try:
+        return extra("openvino", group="openvino", purpose="computing with OpenVINO")
+    finally:
+        if silenced:
+            del sys.modules["openvino_telemetry"]
+
+
+def _converted(network: nn.Module, shape: tuple[int, ...], *, small: bool) -> Any:
+    """The network as an OpenVINO model for input of `shape`; traced on a small tile, which is faster, if `small`."""
+    from openvino.frontend import FrontEndManager  # type: ignore[import-not-found]
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder  # type: ignore[import-not-found]
+
+    sides = shape[2:]
+    if small:
+        steps = getattr(network, "multiple", (16,) * len(sides))
+        sides = tuple(min(side, 2 * int(step)) for side, step in zip(sides, steps, strict=True))
+    # The front end itself, since `openvino.convert_model` reports every conversion to a server.
+    front = FrontEndManager().load_by_framework("pytorch")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracer warns of every shape that is checked in Python
+        traced = TorchScriptPythonDecoder(network, example_input=torch.zeros(*shape[:2], *sides))
+        model = front.convert(front.load(traced))
+    model.reshape(list(shape))
+    return model
+
+
+class OnnxBackend(Backend):
+    """ONNX Runtime on the CPU, through torch's exporter."""
+
+    name = "onnxruntime"
+
+    def __init__(self, networks: Sequence[nn.Module], *, small: bool = True, **options: Any) -> None:
+        super().__init__(len(networks), device=torch.device("cpu"), **options)
+        purpose = "computing with ONNX Runtime"
+        runtime = extra("onnxruntime", group="onnx", purpose=purpose)
+        extra("onnxscript", group="onnx", purpose=purpose)
+        settings = runtime.SessionOptions()
+        settings.intra_op_num_threads = available_cores()
+        settings.log_severity_level = 3
+        self.sessions = []
+        example = torch.zeros(1, self.inputs, *self.patch)
+        for network in networks:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")
+                program: Any = torch.onnx.export(network, (example,), dynamo=True, verbose=False)
+            graph = program.model_proto.SerializeToString()
+            self.sessions.append(runtime.InferenceSession(graph, settings, providers=["CPUExecutionProvider"]))
+
+    def _logits(self, member: int, tiles: FloatArray) -> Tensor:
+        session = self.sessions[member]
+        name = session.get_inputs()[0].name
+        parts = [session.run(None, {name: tiles[k : k + 1]})[0] for k in range(len(tiles))]
+        return torch.from_numpy(np.concatenate(parts))
+
+
+def _accepted(kind: Callable[..., Backend], networks: Sequence[nn.Module], options: dict[str, Any]) -> Backend:
+    """A converted back end that reproduces torch in fp32 on a tile of noise.
+
+    A network may compute with its input's size in Python, which a trace on a small tile would fix: where that trace
+    fails or deviates, the network is traced once more on a whole tile.
+    """
+    shape = (1, options["inputs"], *options["patch"])
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(20))
+    with torch.no_grad():
+        expected = [network(noise) for network in networks]
+    reason = ""
+    for small in (True, False):
+        try:
+            backend = kind(networks, small=small, **options)
+            found = list(backend.each(noise.numpy()))
+        except MissingExtra:
+            raise
+        except Exception as error:  # each converter has its own kinds of errors
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            continue
+        worst = max(_deviation(a, b) for a, b in zip(found, expected, strict=True))
+        if worst <= TOLERANCE[options["precision"]]:
+            return backend
+        reason = f"its logits deviate from torch by {worst:.2g} of their spread"
+    raise AcceptanceError(f"the network cannot be computed by {getattr(kind, 'name', kind)}: {reason}; choose torch")
+
+
+def _deviation(found: Tensor, expected: Tensor) -> float:
+    """Root mean square difference over the deviation of `expected`; infinite for another shape or no numbers."""
+    if found.shape != expected.shape:
+        return float("inf")
+    spread = max(float(expected.std()), 1e-3 * float(expected.abs().max()), 1e-12)
+    ratio = float((found - expected).square().mean().sqrt()) / spread
+    return ratio if np.isfinite(ratio) else float("inf")

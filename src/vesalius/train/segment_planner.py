@@ -1,0 +1,447 @@
+"""From what images and masks are like to a plan of segmentation, every decision with its reason.
+
+The rules for spacing, patch and strides follow Isensee et al., "nnU-Net", Nature Methods 2021; what the machine can do
+in the time there is decides how much network they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vesalius.core.environment import available_cores, available_memory
+from vesalius.core.errors import PlanError, ResourceError
+from vesalius.core.labels import Labels
+from vesalius.core.plan import Plan
+from vesalius.core.quantity import show_bytes, show_seconds
+from vesalius.data.segment_survey import SegmentFingerprint
+from vesalius.predict.device import fast_bf16
+from vesalius.train.segment_speed import SegmentSpeed, measure_segmenter
+
+_THICK = 3.0
+"""Spacings that differ by more than this factor are treated as thick slices."""
+
+_PATCH_VALUES = {("cpu", 2): 256 * 256, ("cpu", 3): 96_000, ("gpu", 2): 512 * 512, ("gpu", 3): 128**3}
+_BATCH = {("cpu", 2): 8, ("cpu", 3): 4, ("gpu", 2): 12, ("gpu", 3): 2}
+_WIDTHS = {"cpu": (32, 24, 16, 12, 8), "gpu": (32,)}
+_LARGEST = {2: 512, 3: 320}
+_WANTED_STEPS = {2: 1500, 3: 1800}
+"""Gradient steps after which a wider network starts to pay; how it was measured: docs/segmentation.md."""
+
+_MOST_STEPS = 60_000
+_DEFAULT_STEPS = {"cpu": 6_000, "gpu": 30_000}
+_BASE_BYTES = 750 << 20
+REPORT_S = 8.0
+LOOKS = 8
+
+
+@dataclass(frozen=True)
+class SegmentFacts:
+    """What a plan is made from, beside the data.
+
+    Parameters
+    ----------
+    budget_s
+        Seconds that training, testing and the report may take from now; None without a budget.
+    """
+
+    labels: Labels
+    train_cases: int
+    other_cases: int
+    device: torch.device
+    seed: int = 0
+    memory_bytes: int | None = None
+    budget_s: float | None = None
+    workers: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """``cpu`` or ``gpu``."""
+        return "cpu" if self.device.type == "cpu" else "gpu"
+
+
+@dataclass(frozen=True)
+class SegmentPreflight:
+    """What the plan will take, from measured speed and counted values."""
+
+    train_s: float
+    test_s: float
+    memory_bytes: int
+    disk_bytes: int
+    parameters: int
+    steps: int
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return [
+            f"training {show_seconds(self.train_s)} for {self.steps} steps, "
+            f"testing and report {show_seconds(self.test_s)}",
+            f"memory about {show_bytes(self.memory_bytes)}, prepared data {show_bytes(self.disk_bytes)} on disk, "
+            f"{self.parameters / 1e6:.2f} million parameters",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return dict(vars(self))
+
+
+def plan_segmentation(
+    found: SegmentFingerprint, facts: SegmentFacts, settings: Mapping[str, Any] | None = None
+) -> tuple[Plan, SegmentPreflight]:
+    """The plan and what it will take; a person's `settings` are kept and the rest is planned around them.
+
+    Raises
+    ------
+    PlanError
+        If settings contradict each other.
+    ResourceError
+        If no plan fits the stated memory.
+    """
+    settings = dict(settings or {})
+    plan = Plan("segment")
+    _run(plan, facts)
+    _pixels(plan, found)
+    _learning(plan, found, facts)
+    plan.overrule(settings)
+    _patch(plan, found, facts, settings)
+    plan.overrule(settings)
+    plan.check()
+    speed = _network(plan, found, facts, settings)
+    _schedule(plan, found, facts, settings, speed)
+    _inference(plan, found, facts)
+    plan.overrule(settings)
+    plan.check()
+    flight = _preflight(plan, found, facts, speed)
+    if facts.memory_bytes is not None and flight.memory_bytes > facts.memory_bytes:
+        raise ResourceError(
+            f"--memory {show_bytes(facts.memory_bytes)}: the smallest plan takes about "
+            f"{show_bytes(flight.memory_bytes)}; give more memory, or set a smaller model.patch"
+        )
+    return plan, flight
+
+
+def _run(plan: Plan, facts: SegmentFacts) -> None:
+    plan.decide(
+        "run.seed", facts.seed, "asked for" if facts.seed else "the default; another seed shows the chance there is"
+    )
+    cpu = facts.device.type == "cpu"
+    plan.decide("run.device", str(facts.device), "no GPU was found or wanted" if cpu else "the fastest device there is")
+    plan.decide("run.workers", facts.workers or available_cores(), f"{available_cores()} cores are available")
+    if facts.memory_bytes:
+        plan.decide("run.memory_bytes", facts.memory_bytes, "asked for")
+    if facts.budget_s:
+        plan.decide("run.budget_s", round(facts.budget_s, 1), "what is left of the budget after reading the data")
+    plan.decide("split.folds", 0, "the time buys one network on one split; set 5 for a cross-validated ensemble")
+
+
+def _pixels(plan: Plan, found: SegmentFingerprint) -> None:
+    plan.decide("conform.dims", found.dims, f"the images have {found.dims} dimensions")
+    plan.decide("conform.channels", found.channels, f"the images have {found.channels} channels")
+    plan.decide("conform.crop", "border" if found.dims == 3 else "none", "planes of padding hold nothing")
+    _spacing(plan, found)
+    if found.unit == "HU":
+        mean, std, low, high = (float(v) for v in found.foreground[0])
+        plan.decide(
+            "conform.window", [round(low, 1), round(high, 1)], "0.5th to 99.5th percentile of HU inside structures"
+        )
+        normal = {"kind": "fixed", "mean": [round(mean, 2)], "std": [round(max(std, 1e-3), 2)]}
+        plan.decide("conform.normalise", normal, "HU mean the same in every scanner, so their level is kept")
+    elif found.dims == 2:
+        plan.decide(
+            "conform.normalise",
+            {"kind": "percentile"},
+            "exposure and stain differ by image; one robust range for all channels keeps their relation",
+        )
+    else:
+        plan.decide(
+            "conform.normalise", {"kind": "body"}, "intensities of MR have no absolute level: per case, inside the body"
+        )
+
+
+def _spacing(plan: Plan, found: SegmentFingerprint) -> None:
+    if found.spacings is None:
+        scale = _scale(found)
+        if scale != 1.0:
+            plan.decide("conform.scale", scale, f"objects of {found.objects[0]:.0f} pixels are larger than needed")
+        return
+    target = np.median(found.spacings, axis=0)
+    why = "median spacing of the training cases"
+    thick = int(np.argmax(target))
+    if target[thick] > _THICK * np.min(np.delete(target, thick)):
+        target[thick] = max(float(np.percentile(found.spacings[:, thick], 10)), float(np.max(np.delete(target, thick))))
+        why = "median in the plane; across thick slices the 10th percentile, so that thin ones are not thrown away"
+    spread = found.spacings.max(axis=0) / found.spacings.min(axis=0)
+    if float(spread.max()) < 1.02:
+        plan.decide("conform.spacing_mm", None, "all cases have one spacing; nothing is resampled")
+        return
+    plan.decide("conform.spacing_mm", [round(float(s), 4) for s in target], why)
+
+
+def _scale(found: SegmentFingerprint) -> float:
+    """Objects of more than 48 pixels across are seen as well at half the size, for a quarter of the work."""
+    diameter = found.objects[0]
+    return 1.0 if diameter <= 48 or found.dims == 3 else round(max(0.1, 32 / diameter), 3)
+
+
+def _sides(plan: Plan, found: SegmentFingerprint) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Median sides and spacing (ones where unknown) as the network sees them."""
+    shape = np.median(found.shapes, axis=0).astype(float)
+    spacing = np.ones(found.dims) if found.spacings is None else np.median(found.spacings, axis=0)
+    target = plan["conform.spacing_mm"]
+    if target is not None and found.spacings is not None:
+        shape = np.median(found.shapes * found.spacings / np.asarray(target), axis=0)
+        spacing = np.asarray(target, dtype=float)
+    elif found.spacings is None:
+        shape = shape * float(plan["conform.scale"])
+    return np.maximum(np.round(shape), 1), np.asarray(spacing, dtype=float)
+
+
+def _learning(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts) -> None:
+    labels = facts.labels
+    free = found.dims == 2 and found.spacings is None
+    plan.decide(
+        "model.name", "unet", "the most accurate for its cost on small machines" if facts.kind == "cpu" else "see below"
+    )
+    if facts.kind == "gpu":
+        plan.decide(
+            "model.name", "resunet", "residual encoders are the more accurate where a GPU has the time for them"
+        )
+    plan.decide("loss.name", "dice_ce", "overlap is what is reported, cross-entropy is proper for every voxel")
+    present = found.volumes[:, 1:] if found.volumes.shape[1] > 1 else found.volumes
+    share = np.median(present / np.maximum(found.volumes.sum(axis=1, keepdims=True), 1), axis=0)
+    if not labels.instances and len(share) and float(share.min()) < 1e-3:
+        plan.decide(
+            "loss.batch_dice", True, f"the smallest structure takes {share.min():.1e} of a case; some patches lack it"
+        )
+    plan.decide("sampling.foreground", 0.5, "half of the patches lie around a structure, each structure equally often")
+    plan.decide(
+        "augment.preset",
+        "strong" if free else "medium",
+        "stains, magnification and exposure vary widely"
+        if free
+        else "position, scanner and noise vary; anatomy does not",
+    )
+    change, views, why = _mirrors(found, labels)
+    if change:
+        plan.decide("augment.change", change, why)
+        plan.decide("predict.views", views, why)
+    plan.decide("optim.name", "adamw", "reaches a good optimum in few steps")
+    plan.decide("optim.lr", 3e-3, "for this optimiser and batch; how it was chosen: docs/segmentation.md")
+    plan.decide("optim.weight_decay", 1e-2, "decoupled (Loshchilov and Hutter 2019)")
+    plan.decide("optim.schedule", "one_cycle", "the whole length is known before training starts")
+    plan.decide("optim.warmup", 0.1, "the rate falls during most of the time")
+    plan.decide("optim.clip", 5.0, "one odd patch must not undo the training")
+    bf16 = facts.device.type != "mps" and fast_bf16(facts.device)
+    plan.decide(
+        "optim.precision",
+        "bf16" if bf16 else "fp32",
+        "bfloat16 is in the hardware and halves the time" if bf16 else "no fast bfloat16 here",
+    )
+    plan.decide("validate.metric", "dice", "what is reported first")
+    plan.decide(
+        "validate.keep", "last", "after a full cycle the averaged last weights are best, and no case chooses them"
+    )
+
+
+def _mirrors(found: SegmentFingerprint, labels: Labels) -> tuple[dict[str, Any], list[list[int]], str]:
+    """Which mirror images are as likely as the original."""
+    if found.dims == 2 and found.spacings is None:
+        change = {"flip": {"p": 0.5, "axes": ["y", "x"]}}
+        return change, [[], [0], [1], [0, 1]], "pictures without a position have no up or left"
+    sided = any(word in name.casefold() for name in labels.names for word in ("left", "right", "links", "rechts"))
+    if found.dims == 3 and found.spacings is not None and not sided:
+        change = {"flip": {"p": 0.5, "axes": ["x"]}}
+        return change, [[], [2]], "no structure is called left or right, and bodies are nearly symmetric"
+    return {}, [], ""
+
+
+def _patch(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, settings: Mapping[str, Any]) -> None:
+    shape, spacing = _sides(plan, found)
+    if "model.patch" not in settings:
+        most = _PATCH_VALUES[facts.kind, found.dims]
+        sides = _fitted(shape, spacing, most)
+        strides = strides_for(sides, spacing)
+        steps = np.prod(np.array(strides), axis=0)
+        patch = [int(max(-(-side // step) * step, step)) for side, step in zip(sides, steps, strict=True)]
+        whole = all(p >= s for p, s in zip(patch, shape, strict=True))
+        plan.decide(
+            "model.patch",
+            patch,
+            "a median case is seen whole"
+            if whole
+            else f"median case {[int(s) for s in shape]}; more does not fit time and memory",
+        )
+    if "model.strides" not in settings and plan["model.name"] in ("unet", "resunet"):
+        chosen = strides_for(plan["model.patch"], spacing, exact=True)
+        plan.decide("model.strides", [list(s) for s in chosen], "halved until about 4 cells a side, thick slices later")
+    if "optim.batch_size" not in settings:
+        plan.decide("optim.batch_size", _BATCH[facts.kind, found.dims], "enough for stable statistics on this device")
+    normal = "batch" if plan["optim.batch_size"] >= 4 else "instance"
+    plan.decide(
+        "model.norm",
+        normal,
+        "statistics of a batch cost nothing at prediction: they fold into the convolutions"
+        if normal == "batch"
+        else "the batch is too small for its statistics",
+    )
+
+
+def _fitted(shape: np.ndarray[Any, Any], spacing: np.ndarray[Any, Any], most: int) -> list[int]:
+    """Sides of at most `most` values: the median case, its longest side in mm shortened first."""
+    sides = np.maximum(shape.copy(), 4)
+    while np.prod(sides) > most:
+        sides[int(np.argmax(sides * spacing * (sides > 8)))] *= 0.96
+    return [max(4, round(float(side))) for side in sides]
+
+
+def strides_for(sides: Any, spacing: Any, *, exact: bool = False) -> list[tuple[int, ...]]:
+    """One stride per stage: an axis is halved while 4 cells are left and its voxels are not much longer than others.
+
+    Parameters
+    ----------
+    exact
+        Only sides that divide evenly are halved (a patch is given).
+    """
+    left = np.asarray(sides, dtype=float)
+    steps = np.asarray(spacing, dtype=float).copy()
+    found: list[tuple[int, ...]] = [(1,) * len(left)]
+    while len(found) < 7:
+        enough = left >= 8
+        if exact:
+            enough &= left % 2 == 0
+        if not enough.any():
+            break
+        finest = steps[enough].min()
+        halve = enough & (steps < 2 * finest)
+        found.append(tuple(2 if h else 1 for h in halve))
+        left = np.where(halve, left / 2 if exact else np.ceil(left / 2), left)
+        steps = np.where(halve, steps * 2, steps)
+    return found
+
+
+def _network(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, settings: Mapping[str, Any]) -> SegmentSpeed:
+    """The widest network that can be trained long enough in the time and memory there is."""
+    if "model.features" in settings or "model.width" in settings or plan["model.name"] not in ("unet", "resunet"):
+        return measure_segmenter(plan, facts.labels, facts.device)
+    stages = len(plan["model.strides"])
+    speed = None
+    for width in _WIDTHS[facts.kind]:
+        features = [min(_LARGEST[found.dims], width * 2**k) for k in range(stages)]
+        plan.decide("model.features", features, "")
+        if facts.kind == "cpu" and "model.depths" not in settings and plan["model.name"] == "unet":
+            plan.decide("model.depths", [2] * stages, "two convolutions per stage")
+        if facts.budget_s is None and facts.kind == "cpu" and width > 16:
+            continue
+        speed = measure_segmenter(plan, facts.labels, facts.device)
+        fits = facts.memory_bytes is None or _memory(plan, found, speed) <= facts.memory_bytes
+        wanted = _WANTED_STEPS[found.dims]
+        if fits and (
+            facts.budget_s is None
+            or facts.kind != "cpu"
+            or _train_seconds(facts, found, plan, speed) / speed.step_s >= wanted
+        ):
+            break
+    if speed is None:
+        raise PlanError("no width of the network is left to choose from")
+    reason = (
+        f"{speed.step_s * 1e3:.0f} ms a step: the widest that leaves {_WANTED_STEPS[found.dims]} steps in the budget"
+    )
+    plan.decide("model.features", plan["model.features"], reason if facts.budget_s else "the default for this device")
+    return speed
+
+
+def _tiles(plan: Plan, found: SegmentFingerprint) -> float:
+    """Tiles of a median case."""
+    shape, _ = _sides(plan, found)
+    overlap = float(plan["predict.overlap"])
+    count = 1.0
+    for side, patch in zip(shape, plan["model.patch"], strict=True):
+        count *= 1 + np.ceil(max(0.0, side - patch) / max(1.0, patch * (1 - overlap)))
+    return float(count)
+
+
+def _case_seconds(plan: Plan, found: SegmentFingerprint, speed: SegmentSpeed) -> float:
+    voxels = float(np.prod(np.median(found.shapes, axis=0)))
+    return _tiles(plan, found) * speed.tile_s + voxels * 4e-8 + 0.02
+
+
+def _test_seconds(facts: SegmentFacts, found: SegmentFingerprint, plan: Plan, speed: SegmentSpeed) -> float:
+    views = max(1, len(plan["predict.views"]))
+    return REPORT_S + facts.other_cases * (_case_seconds(plan, found, speed) * views + 0.05) * 1.3
+
+
+def _train_seconds(facts: SegmentFacts, found: SegmentFingerprint, plan: Plan, speed: SegmentSpeed) -> float:
+    budget = facts.budget_s or 0.0
+    return max(budget - _test_seconds(facts, found, plan, speed), 0.3 * budget)
+
+
+def _schedule(
+    plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, settings: Mapping[str, Any], speed: SegmentSpeed
+) -> None:
+    per_epoch = facts.train_cases / int(plan["optim.batch_size"])
+    if settings.get("optim.max_steps") is not None:
+        total = int(plan["optim.max_steps"])
+    elif settings.get("optim.epochs") is not None:
+        total = round(float(plan["optim.epochs"]) * per_epoch)
+    elif facts.budget_s is not None:
+        reserve = _test_seconds(facts, found, plan, speed)
+        plan.decide("run.reserve_s", round(reserve, 1), "measured speed of prediction, and what the report takes")
+        seconds = _train_seconds(facts, found, plan, speed)
+        total = int(np.clip(seconds / speed.step_s, 8, _MOST_STEPS))
+        plan.decide("optim.max_steps", total, f"{seconds:.0f} s for training at {speed.step_s * 1e3:.0f} ms a step")
+    else:
+        total = _DEFAULT_STEPS[facts.kind]
+        plan.decide("optim.max_steps", total, "without a budget: what most data sets need on this device")
+    average = round(min(0.999, max(0.9, 1 - 20 / max(total, 1))), 4)
+    plan.decide("optim.ema", average, "averages about the last twentieth of the steps")
+    look = _case_seconds(plan, found, speed) * min(24, max(1.0, 0.4 * facts.other_cases))
+    looks = max(1, min(LOOKS, int(0.08 * total * speed.step_s / max(look, 1e-9))))
+    plan.decide("validate.every", max(1, -(-total // looks)), f"{looks} looks at the validation cases cost little")
+
+
+def _inference(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts) -> None:
+    values = int(np.prod(plan["model.patch"]))
+    plan.decide(
+        "predict.batch_size", int(np.clip((1 << 20) // values, 1, 8)), "tiles of about a million values at a time"
+    )
+    if found.unit == "HU" and found.lowest > -500 and facts.device.type == "cpu":
+        plan.decide(
+            "predict.skip_below", -900.0, f"99.9 % of structures lie above {found.lowest:.0f} HU; air needs no network"
+        )
+
+
+def _memory(plan: Plan, found: SegmentFingerprint, speed: SegmentSpeed) -> int:
+    batch = int(plan["optim.batch_size"]) // int(plan["optim.accumulate"])
+    width = 2 if plan["optim.precision"] != "fp32" else 4
+    pixels = int(np.prod(plan["model.patch"]))
+    activations = batch * (speed.values * width + pixels * (8 * int(plan["conform.channels"]) + 40))
+    # Weights, gradients, two moments and the average.
+    weights = speed.parameters * 4 * (6 if plan["optim.ema"] else 5)
+    return int(_BASE_BYTES + activations * 1.15 + weights + min(_disk(plan, found) * 2, (8 << 30) // 4))
+
+
+def _disk(plan: Plan, found: SegmentFingerprint) -> int:
+    shape, _ = _sides(plan, found)
+    return int(np.prod(shape)) * found.cases * (2 * found.channels + 1)
+
+
+def _preflight(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, speed: SegmentSpeed) -> SegmentPreflight:
+    per_epoch = facts.train_cases / int(plan["optim.batch_size"])
+    steps = int(plan["optim.max_steps"] or round(float(plan["optim.epochs"] or 1) * per_epoch))
+    return SegmentPreflight(
+        train_s=steps * speed.step_s,
+        test_s=_test_seconds(facts, found, plan, speed),
+        memory_bytes=_memory(plan, found, speed),
+        disk_bytes=_disk(plan, found),
+        parameters=speed.parameters,
+        steps=steps,
+    )
+
+
+def memory_left(asked: int | None) -> int:
+    """Bytes a run may take: what was asked for, or most of what is free."""
+    return asked if asked is not None else int(0.8 * available_memory())
