@@ -10,7 +10,20 @@ from vesalius.cli import options
 from vesalius.cli.screen import Screen, emit, interval_line
 from vesalius.core.errors import DataError
 
-SHOWN = ("auroc", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "f1")
+SHOWN = (
+    "auroc",
+    "accuracy",
+    "balanced_accuracy",
+    "sensitivity",
+    "specificity",
+    "f1",
+    "dice",
+    "nsd",
+    "hd95_mm",
+    "hd95_px",
+    "ap50",
+    "pq",
+)
 
 
 def inspect_options(parser: argparse.ArgumentParser) -> None:
@@ -283,11 +296,15 @@ def _unless_failed(failed: Mapping[str, str], done: int) -> int:
 
 
 def demo_options(parser: argparse.ArgumentParser) -> None:
-    """vesalius demo [classify|measure]."""
+    """vesalius demo [classify|segment|measure]."""
     parser.add_argument(
-        "what", nargs="?", default="classify", choices=("classify", "measure"), help="which journey (default classify)"
+        "what",
+        nargs="?",
+        default="classify",
+        choices=("classify", "segment", "measure"),
+        help="which journey (default classify)",
     )
-    parser.add_argument("--out", metavar="RUN", help="where it works (default runs/demo-classify or runs/demo-measure)")
+    parser.add_argument("--out", metavar="RUN", help="where it works (default runs/demo-JOURNEY)")
 
 
 def demo(args: argparse.Namespace, screen: Screen) -> int:

@@ -196,7 +196,7 @@ class Maker:
         paths = self.paths[start : start + self.size]
         chunk = Chunk(start, np.zeros((len(paths), *self.shape), dtype=self.dtype))
         for first, last in runs(paths):
-            if last - first > 1 or "#" in paths[first]:
+            if is_array_item(paths[first]):
                 self._stack(chunk, paths, first, last)
             else:
                 self._one(chunk, paths[first], first)
@@ -301,8 +301,14 @@ def runs(paths: Sequence[str]) -> list[tuple[int, int]]:
     return found
 
 
+def is_array_item(path: str) -> bool:
+    """Whether a path means one item of an array file, and not a page of a stack or a series of a folder."""
+    file, mark, inside = path.rpartition("#")
+    return bool(mark) and file.lower().endswith((".npz", ".npy")) and inside.rpartition("/")[2].isdecimal()
+
+
 def _follows(one: str, two: str) -> bool:
-    if "#" not in one or "#" not in two:
+    if not (is_array_item(one) and is_array_item(two)):
         return False
     (file, key, item), (file2, key2, item2) = split_item(one), split_item(two)
     return file == file2 and key == key2 and item2 == item + 1

@@ -14,7 +14,7 @@ from vesalius.core.errors import DataError
 from vesalius.core.progress import Progress, Silent
 from vesalius.data.fingerprint import Fingerprint, FingerprintBuilder
 from vesalius.data.manifest import Manifest
-from vesalius.data.prepare import runs, split_item, with_channels
+from vesalius.data.prepare import is_array_item, runs, split_item, with_channels
 from vesalius.data.signature import Signatures, concatenate, signatures_from_arrays, signatures_from_image
 
 CHUNK = 64
@@ -84,7 +84,7 @@ def _part(manifest: Manifest, all_paths: list[str], start: int) -> _Part:
     builder = FingerprintBuilder(seed=start)
     part = _Part(start, [], [], {}, {})
     for first, last in runs(paths):
-        if "#" in paths[first]:
+        if is_array_item(paths[first]):
             part.ok += _items(manifest, paths, first, last, builder, part.signatures)
         else:
             part.ok.append(_image(manifest, paths[first], builder, part))
@@ -93,10 +93,10 @@ def _part(manifest: Manifest, all_paths: list[str], start: int) -> _Part:
 
 
 def _image(manifest: Manifest, path: str, builder: FingerprintBuilder, part: _Part) -> bool:
-    from vesalius.io.open import open_image
+    from vesalius.data.truth_files import open_member
 
     try:
-        image = open_image(manifest.root / path)
+        image = open_member(manifest.root / path)
     except DataError as error:
         part.failed[path] = str(error)
         return False

@@ -34,8 +34,12 @@ def run(what: str, out: Path, progress: Progress, *, force: bool, command: Seque
         from vesalius.serve import demonstration_measure
 
         return demonstration_measure.run(out, progress, command=command)
+    if what == "segment":
+        from vesalius.serve import demonstration_segment
+
+        return demonstration_segment.run(out, progress, command=command)
     if what != "classify":
-        raise UsageError(f"demo {what!r} is not in this version; it has classify and measure")
+        raise UsageError(f"demo {what!r} is not in this version; it has classify, segment and measure")
     start = time.monotonic()
     scans, fresh = out / "phantoms", out / "new-patients"
     if out.exists() and force:

@@ -27,7 +27,7 @@ from vesalius.predict.bundle import Bundle
 from vesalius.predict.cohort import Outcome, gather, predict_cohort
 from vesalius.predict.device import pick_device, use_cores
 from vesalius.predict.predictor import Predictor
-from vesalius.serve import again, results
+from vesalius.serve import again, results, segment_again
 from vesalius.serve.segmenting import SegmentWorkshop, planned
 from vesalius.serve.workshop import Trained, Workshop
 from vesalius.train.planner import Facts, Preflight, plan_classification
@@ -320,8 +320,14 @@ def evaluate(
     model = Bundle.load(run)
     folder = RunFolder(Path(run))
     if data is None:
-        return again.report_again(folder, model, command, progress)
+        remake = segment_again.report_segments_again if model.task == "segment" else again.report_again
+        return remake(folder, model, command, progress)
     manifest = _readable_question(data, model.task, reading or Reading(), progress)
+    target = Path(out) if out is not None else Path(run) / "report" / f"external-{Path(data).name.split('.')[0]}"
+    if model.task == "segment":
+        return segment_again.external_segments(
+            model, manifest, target, start=start, command=command, known=folder, progress=progress
+        )
     manifest = again.with_labels_of(manifest, model)
     store = prepare(
         manifest,
@@ -330,7 +336,6 @@ def evaluate(
         workers=workers or available_cores(),
         progress=progress,
     )
-    target = Path(out) if out is not None else Path(run) / "report" / f"external-{Path(data).name.split('.')[0]}"
     return again.external(
         model,
         manifest,

@@ -113,7 +113,7 @@ def judge_segments(
     """Predict every held-out case from its file, choose post-processing on validation, and judge the test part."""
     bundle = bundle_of(plan, cohort, store, members, task)
     held = _held_out(plan, cohort)
-    judge = _Judge(plan, cohort.manifest, cohort.labels, bundle, folder.root / PREDICTIONS, held, progress)
+    judge = Judge(plan, cohort.manifest, cohort.labels, bundle, folder.root / PREDICTIONS, held, progress)
     if task.labels.instances:
         judge.tune()
     judge.predict()
@@ -160,7 +160,7 @@ def _held_out(plan: Plan, cohort: Cohort) -> list[Held]:
     return found
 
 
-class _Judge:
+class Judge:
     """Held-out cases, predicted once and then looked at several times."""
 
     def __init__(

@@ -211,6 +211,7 @@ def _learning(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts) -> Non
             "model.name", "resunet", "residual encoders are the more accurate where a GPU has the time for them"
         )
     plan.decide("loss.name", "dice_ce", "overlap is what is reported, cross-entropy is proper for every voxel")
+    _weights(plan, found, labels)
     present = found.volumes[:, 1:] if found.volumes.shape[1] > 1 else found.volumes
     share = np.median(present / np.maximum(found.volumes.sum(axis=1, keepdims=True), 1), axis=0)
     if not labels.instances and len(share) and float(share.min()) < 1e-3:
@@ -245,6 +246,23 @@ def _learning(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts) -> Non
     plan.decide(
         "validate.keep", "last", "after a full cycle the averaged last weights are best, and no case chooses them"
     )
+
+
+_LARGEST_WEIGHT = 12.0
+
+
+def _weights(plan: Plan, found: SegmentFingerprint, labels: Labels) -> None:
+    """Voxel weights by the inverse root of frequency: without them short trainings stay at background for long."""
+    if labels.instances or labels.multilabel:
+        return
+    share = found.volumes.sum(axis=0) / max(float(found.volumes.sum()), 1.0)
+    weights = np.clip(np.sqrt(share[0] / np.maximum(share, 1e-9)), 1.0, _LARGEST_WEIGHT)
+    if weights.max() > 1.5:
+        plan.decide(
+            "loss.class_weights",
+            [round(float(w), 2) for w in weights],
+            "inverse root of the number of voxels: small structures are learnt in hundreds of steps, not thousands",
+        )
 
 
 def _mirrors(found: SegmentFingerprint, labels: Labels) -> tuple[dict[str, Any], list[list[int]], str]:
