@@ -11,6 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from vesalius.core.environment import share_cores
 from vesalius.core.version import __version__
 
 VERBS = ("inspect", "plan", "train", "evaluate", "predict", "measure", "demo")
@@ -45,6 +46,7 @@ class _House(ModuleType):
 
 
 def _verb(name: str) -> Any:
+    share_cores()
     room = "measuring" if name == "measure" else "jobs"  # measuring needs no torch, which jobs imports
     return getattr(import_module(f"vesalius.serve.{room}"), name)
 

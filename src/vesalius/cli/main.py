@@ -18,8 +18,10 @@ _STARTED = time.monotonic()  # a budget counts from here, so that imports are pa
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code (docs/cli.md)."""
     typed = list(sys.argv[1:] if argv is None else argv)
+    from vesalius.core.environment import share_cores
     from vesalius.core.errors import VesaliusError
 
+    share_cores()
     verbose = "-v" in typed or "--verbose" in typed
     try:
         with _terminated_like_interrupted():

@@ -112,9 +112,8 @@ def external(
     if not ok.any():
         raise DataError(f"{manifest.root}: no case with a label can be read")
     kept = manifest.with_frame(manifest.cases[ok].assign(split="test"))
-    notes = (
-        [] if ok.all() else [f"{int((~ok).sum())} of {len(ok)} cases cannot be read or have no label and were left out"]
-    )
+    lost = f"{int((~ok).sum())} of {len(ok)} cases cannot be read or have no label and were left out"
+    notes = [] if ok.all() else [lost]
     task = model.make_task()
     if not isinstance(task, Classify):
         raise UsageError(f"{known.root}: holds a model for task {model.task}")

@@ -18,6 +18,7 @@ from vesalius.phantoms.phantom import Phantom
 
 CASES, NEW_CASES, SEED = 40, 3, 1543
 BUDGET_S = 90
+PATIENT = r"(brain\d+)"
 FORMATS = ("nifti", "dicomseg", "overlay")
 # Four protocols: plane of the slices, voxels and their size (z, y, x in the order of the file) in mm.
 PROTOCOLS: tuple[dict[str, Any], ...] = (
@@ -50,30 +51,29 @@ def run(
         shutil.rmtree(out / name, ignore_errors=True)
     write_cohort(out / "phantoms", cases, progress)
     fresh = write_new(out / "new-patients")
-    found = jobs.inspect(out / "phantoms", out=out / "inspect.html", progress=progress)
+    reading = jobs.Reading(patient_pattern=PATIENT)
+    found = jobs.inspect(out / "phantoms", out=out / "inspect.html", reading=reading, progress=progress)
     done = jobs.train(
         out / "phantoms",
         out=out / "run",
         budget=BUDGET_S,
         settings=settings,
+        reading=reading,
         force=True,
         command=command or ["vesalius", "demo", "segment"],
         progress=progress,
     )
     outcome = jobs.predict(
         out / "run",
-        *(out / "new-patients" / name for name in fresh),
+        out / "new-patients",
         out=out / "masks",
         formats=FORMATS,
         force=True,
         progress=progress,
     )
     seconds = time.monotonic() - start
-    said = {entry["source"]: entry for entry in outcome.predictions}
-    volumes = {
-        name: (said[str(out / "new-patients" / name)]["structures"]["ventricles"]["volume_ml"], phantom)
-        for name, phantom in fresh.items()
-    }
+    said = {entry["case_id"]: entry["structures"]["ventricles"]["volume_ml"] for entry in outcome.predictions}
+    volumes = {name: (said[name], phantom) for name, phantom in fresh.items()}
     return {
         "run": str(done.run),
         "report": str(done.report),
@@ -127,9 +127,9 @@ def _result_lines(found: Mapping[str, Any], tested: Mapping[str, Any]) -> list[s
     return [
         f"{found['images']} synthetic heads from {len(PROTOCOLS)} protocols: inspected, split by patient, learned, tested",
         f"on {tested['cases']} heads it had never seen:",
-        f"  {'Dice':<14} {_interval(whole)}",
+        f"  {'Dice':<15} {_interval(whole)}",
         *(
-            f"    {name:<12} {_interval(entry['dice'])}   HD95 {_number(entry['hd95_mm']['value'], '.2f')} mm"
+            f"    {name:<13} {_interval(entry['dice'])}{_distance(entry)}"
             for name, entry in named.items()
         ),
     ]
@@ -156,6 +156,11 @@ def _file_lines(out: Path, seconds: float) -> list[str]:
 def _interval(entry: Mapping[str, Any]) -> str:
     value, low, high = (_number(entry[key], ".3f") for key in ("value", "low", "high"))
     return f"{value}  (95% interval {low} to {high})"
+
+
+def _distance(entry: Mapping[str, Any]) -> str:
+    """HD95, which a structure that was never found does not have."""
+    return f"  HD95 {entry['hd95_mm']['value']:.2f} mm" if "hd95_mm" in entry else ""
 
 
 def _number(value: float | None, form: str) -> str:

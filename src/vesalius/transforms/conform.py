@@ -127,7 +127,8 @@ class Conformed:
         return self.read(0, self.shape[0])
 
     def _in_plane(self, planes: NDArray[Any]) -> NDArray[np.float32]:
-        values = np.ascontiguousarray(planes, dtype=np.float32)
+        # A copy in any case: what follows works in place, and the planes may be those of the file.
+        values = np.array(planes, dtype=np.float32, order="C")
         column = (-1,) + (1,) * (values.ndim - 1)
         if self.window is not None:
             np.clip(values, self.window[0].reshape(column), self.window[1].reshape(column), out=values)
