@@ -65,7 +65,7 @@ def schema() -> str:
         "title": f"plan.yaml, schema {SCHEMA}",
         "description": "Every decision of a run: a value with its reason, or a bare value, set by a person.",
         "type": "object",
-        "properties": {"schema": {"const": SCHEMA}, "task": {"enum": ["classify"]}},
+        "properties": {"schema": {"const": SCHEMA}, "task": {"enum": ["classify", "segment"]}},
         "additionalProperties": False,
     }
     for section in sections():

@@ -53,6 +53,24 @@ def test_every_example_is_tested():
     assert all(f'"{path.name}"' in text for path in EXAMPLES.glob("*.py"))
 
 
+@pytest.mark.slow
+def test_segment(tmp_path):
+    import nibabel as nib
+
+    from vesalius.phantoms.layouts import write_tree
+
+    scans = write_tree("solid", tmp_path / "bodies", layout="nnunet", cases=12, seed=3, size=24)
+    image = next((scans / "imagesTr").iterdir())
+    small = ["optim.max_steps=8", "model.patch=[16,16,16]", "model.strides=[[1,1,1],[2,2,2]]", "model.features=[4,8]"]
+    said = run("segment.py", scans, tmp_path / "run", image, tmp_path / "mask.nii.gz", *small, "run.device=cpu")
+    assert "body: Dice" in said
+    assert "certainty" in said.splitlines()[-1]
+    mask, header = nib.load(tmp_path / "mask.nii.gz"), nib.load(image).header
+    assert mask.shape == (24, 24, 24)
+    assert np.array_equal(mask.header.get_sform(), header.get_sform())
+    assert set(np.unique(np.asarray(mask.dataobj))) <= {0, 1}
+
+
 def test_measure_masks(tmp_path):
     said = run("measure_masks.py", tmp_path / "out")
     assert "heart to lung: 0.0 mm" in said

@@ -84,6 +84,12 @@ CASES = [
     {"preprocess.dims": 2, "preprocess.spacing_mm": [1.0, 1.0, 1.0]},
     {"optim.batch_size": 10, "optim.accumulate": 4},
     {"preprocess.dims": 2, "predict.views": [[0], [2]]},
+    {"conform.dims": 2, "predict.views": [[0], [2]]},
+    {"conform.dims": 2, "conform.spacing_mm": [1.0, 1.0, 1.0]},
+    {"conform.dims": 3, "model.patch": [32, 32]},
+    {"model.strides": [[1, 1], [2, 2]], "model.features": [8, 16, 32]},
+    {"conform.dims": 2, "model.strides": [[1, 1, 1], [2, 2, 2]]},
+    {"model.patch": [16, 20], "model.strides": [[1, 1], [2, 2], [2, 2], [2, 2]]},
     {"split.val": 0.5, "split.test": 0.5},
     {"split.val": 0.0, "validate.patience": 3},
 ]
@@ -91,7 +97,7 @@ CASES = [
 
 @pytest.mark.parametrize("settings", CASES, ids=[" ".join(case) for case in CASES])
 def test_a_contradiction_names_both_keys(settings):
-    plan = Plan("classify")
+    plan = Plan("segment" if "conform.dims" in settings else "classify")
     plan.overrule(settings)
     with pytest.raises(PlanError, match="contradicts itself") as caught:
         plan.check()
@@ -101,6 +107,14 @@ def test_a_contradiction_names_both_keys(settings):
 def test_every_contradiction_is_tested_and_defaults_have_none():
     assert {keys for keys, _, _ in CONTRADICTIONS} <= {tuple(case) for case in CASES}
     Plan("classify").check()
+    Plan("segment").check()
+
+
+@pytest.mark.parametrize("settings", CASES[3:5] + CASES[8:10], ids=lambda case: " ".join(case))
+def test_a_task_is_not_held_to_keys_of_another(settings):
+    plan = Plan("classify" if "conform.dims" in settings else "segment")
+    plan.overrule(settings)
+    plan.check()
 
 
 @pytest.mark.parametrize("key", list(KEYS))

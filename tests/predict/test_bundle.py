@@ -126,7 +126,7 @@ def test_a_file_that_is_not_listed_is_not_trusted(saved):
         ({"schema": 2}, "schema 2"),
         ({"schema": None}, "schema None"),
         ({"kind": "other"}, "bundle of schema"),
-        ({"task": "segment"}, "segment"),
+        ({"task": "detect"}, "one of classify, segment"),
     ],
 )
 def test_a_foreign_head_is_refused(saved, change, words):

@@ -173,6 +173,9 @@ KEYS: dict[str, Key] = {
     "loss.label_smoothing": Key(float, 0.0, "Part of the target spread over all classes.", 0, 0.5),
     "loss.focal_gamma": Key(float, None, "Focus on hard cases (Lin et al. 2017).", 0, 10, optional=True),
     "loss.class_weights": Key(list, None, "One weight per class.", optional=True, items=_NUMBER),
+    "loss.positive_weights": Key(
+        list, None, "Of overlapping regions: weight of voxels inside, one per region.", optional=True, items=_NUMBER
+    ),
     "loss.batch_dice": Key(bool, False, "Overlap over the whole batch, for small structures."),
     "loss.ce_weight": Key(float, 1.0, "Weight of the voxel term (segmentation).", 0),
     "loss.dice_weight": Key(float, 1.0, "Weight of the overlap term (segmentation).", 0),
@@ -289,6 +292,19 @@ CONTRADICTIONS: tuple[Contradiction, ...] = (
         ("model.strides", "model.features"),
         lambda a, b: a is not None and b is not None and len(a) != len(b),
         "give one list of strides and one number of features per stage",
+    ),
+    (
+        ("conform.dims", "model.strides"),
+        lambda a, b: b is not None and any(len(stage) != a for stage in b),
+        "every stage needs one stride per dimension",
+    ),
+    (
+        ("model.patch", "model.strides"),
+        lambda a, b: (
+            None not in (a, b)
+            and any(side % math.prod(axis) for side, axis in zip(a, zip(*b, strict=False), strict=False))
+        ),
+        "every side of the patch must be a multiple of the product of its strides",
     ),
     (("split.val", "split.test"), lambda a, b: a + b > 0.95, "too few patients are left for training"),
     (

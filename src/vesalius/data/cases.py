@@ -216,6 +216,7 @@ class _Maker:
         self.ids: list[str] = manifest.cases["case_id"].tolist()
         self.workers = max(1, workers)
         self.values = mask_values(manifest.labels)  # type: ignore[arg-type]
+        self.objects = manifest.labels is not None and manifest.labels.instances
 
     def make(self, progress: Progress) -> None:
         """All cases, then the tables."""
@@ -272,7 +273,7 @@ class _Maker:
             _write(stem, "mask", mask[None])
             if self.further is not None:
                 _write(stem, "further", self.further(mask).astype(np.float16))
-            places, counts = places_of(mask, self.values, key=case)
+            places, counts = places_of(mask, self.values, key=case, objects=self.objects)
             named: dict[str, Any] = {f"label{k}": found for k, found in enumerate(places)}
             with atomic(stem.with_suffix(".npz")) as file:
                 np.savez_compressed(file, allow_pickle=False, **named)
@@ -321,17 +322,17 @@ def joined(truth: NDArray[Any], dims: int) -> NDArray[Any]:
 
 
 def places_of(
-    mask: NDArray[Any], values: Sequence[int], *, key: str
+    mask: NDArray[Any], values: Sequence[int], *, key: str, objects: bool = False
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
     """Up to 4096 voxels of every value, drawn by a generator that belongs to the case, and how many there are.
 
-    The last value of single objects stands for all of them.
+    Of numbered single objects (`objects`) the value 1 stands for all of them.
     """
     flat = mask.reshape(-1)
     draw = generator(0, f"places.{key}")
     places, counts = [], []
     for value in values:
-        found = np.flatnonzero(flat == value if value == 0 or len(values) != 2 else flat >= 1)
+        found = np.flatnonzero(flat > 0 if objects and value else flat == value)
         counts.append(len(found))
         if len(found) > _PLACES:
             found = np.sort(found[draw.integers(0, len(found), _PLACES)])

@@ -148,7 +148,8 @@ def _look(manifest: Manifest, case: str, seed: int) -> _Seen:
     draw = generator(seed, f"survey.{case}")
     flat = image.pixels.reshape(image.pixels.shape[0], -1)
     everywhere = draw.integers(0, flat.shape[1], min(_DRAWN, flat.shape[1]))
-    inside = np.flatnonzero(truth.reshape(-1))
+    ignored = manifest.labels.ignore
+    inside = np.flatnonzero((truth != 0) & (truth != (-1 if ignored is None else ignored)))
     if len(inside) > _DRAWN:
         inside = inside[draw.integers(0, len(inside), _DRAWN)]
     values = mask_values(manifest.labels)

@@ -92,7 +92,7 @@ def write_segment_report(
         "gallery_note": gallery_note,
         "evidence": evidence_grid(evidence),
         "evidence_lead": _evidence_lead(evidence),
-        "training": figures.training_figures(history),
+        "training": figures.training_figures(_over_members(history)),
         "timing": _timing(metrics.get("timing") or {}),
         **_data(card.get("data") or {}, metrics, patients_known),
         "notes": [str(note) for note in notes],
@@ -103,6 +103,13 @@ def write_segment_report(
     }
     content["sections"] = _sections(content)
     return write_page(Path(folder) / "index.html", "segment.html", **content)
+
+
+def _over_members(history: pd.DataFrame | None) -> pd.DataFrame | None:
+    """The curves of an ensemble as the mean of its members at each step; the number of a member is no curve."""
+    if history is None or "member" not in history or "step" not in history:
+        return history
+    return history.drop(columns="member").groupby("step", as_index=False).mean(numeric_only=True)
 
 
 def _judged(

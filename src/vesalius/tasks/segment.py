@@ -33,6 +33,7 @@ _LOSS_KEYS = (
     "topk",
     "boundary_weight",
     "class_weights",
+    "positive_weights",
     "label_smoothing",
     "focal_gamma",
 )
@@ -57,7 +58,7 @@ class Segment:
         settings.setdefault("name", "dice_ce")
         self.regions = regions_of(labels)
         if labels.instances:
-            self.criterion = SegmentLoss({**settings, "class_weights": None}, 1, ((1,),))
+            self.criterion = SegmentLoss({**settings, "class_weights": None, "positive_weights": None}, 1, ((1,),))
         else:
             self.criterion = SegmentLoss(settings, self.outputs, self.regions, labels.ignore)
 

@@ -39,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "boundary_weight": 0.01,
     "boundary_limit": 32.0,
     "class_weights": None,
+    "positive_weights": None,
     "label_smoothing": 0.0,
     "deep_weights": None,
 }
@@ -79,6 +80,8 @@ class SegmentLoss(nn.Module):
             Price of false positives and of false negatives.
         class_weights
             One factor per output for the voxel terms, which become weighted means.
+        positive_weights
+            Of regions: one factor per output for the voxels where it is true, so that a rare region is learnt early.
         label_smoothing
             Part of the voxel target spread over all outputs (Szegedy et al., CVPR 2016).
         boundary_limit
@@ -127,6 +130,12 @@ class SegmentLoss(nn.Module):
         weights = chosen["class_weights"]
         self.register_buffer(
             "weights", None if weights is None else torch.tensor(weights, dtype=torch.float32), persistent=False
+        )
+        positive = chosen["positive_weights"]
+        if positive is not None and (not regions or len(positive) != outputs or min(positive) <= 0):
+            raise PlanError(f"loss.positive_weights needs one positive number per region ({outputs}), got {positive}")
+        self.register_buffer(
+            "positive", None if positive is None else torch.tensor(positive, dtype=torch.float32), persistent=False
         )
         self.register_buffer("table", _region_table(regions, ignore) if regions else None, persistent=False)
 
@@ -219,6 +228,10 @@ class SegmentLoss(nn.Module):
         if self.weights is not None:
             factor = self.weights.to(miss.dtype)[None, :, None]
             voxel, share = miss * factor, factor if share is None else share * factor
+        if self.positive is not None:
+            factor = cast(Tensor, self.positive).to(miss.dtype)[None, :, None]
+            rare = torch.where(truth, factor, 1.0)
+            voxel, share = voxel * rare, rare if share is None else share * rare
         return _Sums(shared, said, true, miss, voxel, share, self._present(valid))
 
     def _present(self, valid: Tensor | None) -> Tensor | None:

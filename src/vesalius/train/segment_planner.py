@@ -18,8 +18,11 @@ from vesalius.core.errors import PlanError, ResourceError
 from vesalius.core.labels import Labels
 from vesalius.core.plan import Plan
 from vesalius.core.quantity import show_bytes, show_seconds
+from vesalius.data.cases import mask_values
 from vesalius.data.segment_survey import SegmentFingerprint
+from vesalius.measure.components import Step
 from vesalius.predict.device import fast_bf16
+from vesalius.tasks.segment import regions_of
 from vesalius.train.segment_speed import SegmentSpeed, measure_segmenter
 
 _THICK = 3.0
@@ -107,6 +110,8 @@ def plan_segmentation(
     _pixels(plan, found)
     _learning(plan, found, facts)
     plan.overrule(settings)
+    plan.check()
+    _check_steps(plan)
     _patch(plan, found, facts, settings)
     plan.overrule(settings)
     plan.check()
@@ -122,6 +127,15 @@ def plan_segmentation(
             f"{show_bytes(flight.memory_bytes)}; give more memory, or set a smaller model.patch"
         )
     return plan, flight
+
+
+def _check_steps(plan: Plan) -> None:
+    """Post-processing that a person set is needed after the training; a mistake in it is told before."""
+    for step in plan["post.steps"] or ():
+        try:
+            Step.of(step)
+        except (ValueError, TypeError) as error:
+            raise PlanError(f"post.steps: {error}") from None
 
 
 def _run(plan: Plan, facts: SegmentFacts) -> None:
@@ -253,7 +267,10 @@ _LARGEST_WEIGHT = 12.0
 
 def _weights(plan: Plan, found: SegmentFingerprint, labels: Labels) -> None:
     """Voxel weights by the inverse root of frequency: without them short trainings stay at background for long."""
-    if labels.instances or labels.multilabel:
+    if labels.instances:
+        return
+    if labels.multilabel:
+        _region_weights(plan, found, labels)
         return
     share = found.volumes.sum(axis=0) / max(float(found.volumes.sum()), 1.0)
     weights = np.clip(np.sqrt(share[0] / np.maximum(share, 1e-9)), 1.0, _LARGEST_WEIGHT)
@@ -262,6 +279,19 @@ def _weights(plan: Plan, found: SegmentFingerprint, labels: Labels) -> None:
             "loss.class_weights",
             [round(float(w), 2) for w in weights],
             "inverse root of the number of voxels: small structures are learnt in hundreds of steps, not thousands",
+        )
+
+
+def _region_weights(plan: Plan, found: SegmentFingerprint, labels: Labels) -> None:
+    values = mask_values(labels)
+    total = found.volumes.sum(axis=0)
+    inside = np.array([sum(total[values.index(v)] for v in region if v in values) for region in regions_of(labels)])
+    weights = np.clip(np.sqrt((total.sum() - inside) / np.maximum(inside, 1)), 1.0, _LARGEST_WEIGHT)
+    if weights.max() > 1.5:
+        plan.decide(
+            "loss.positive_weights",
+            [round(float(w), 2) for w in weights],
+            "inverse root of the share of each region: small regions are learnt in hundreds of steps, not thousands",
         )
 
 
@@ -282,7 +312,7 @@ def _patch(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, settings:
     if "model.patch" not in settings:
         most = _PATCH_VALUES[facts.kind, found.dims]
         sides = _fitted(shape, spacing, most)
-        strides = strides_for(sides, spacing)
+        strides = plan["model.strides"] or strides_for(sides, spacing)
         steps = np.prod(np.array(strides), axis=0)
         patch = [int(max(-(-side // step) * step, step)) for side, step in zip(sides, steps, strict=True)]
         whole = all(p >= s for p, s in zip(patch, shape, strict=True))
@@ -437,8 +467,8 @@ def _memory(plan: Plan, found: SegmentFingerprint, speed: SegmentSpeed) -> int:
     width = 2 if plan["optim.precision"] != "fp32" else 4
     pixels = int(np.prod(plan["model.patch"]))
     activations = batch * (speed.values * width + pixels * (8 * int(plan["conform.channels"]) + 40))
-    # Weights, gradients, two moments and the average.
-    weights = speed.parameters * 4 * (6 if plan["optim.ema"] else 5)
+    # Weights, the network, gradients, two moments and the average, which is decided after the width is.
+    weights = speed.parameters * 4 * 6
     return int(_BASE_BYTES + activations * 1.15 + weights + min(_disk(plan, found) * 2, (8 << 30) // 4))
 
 

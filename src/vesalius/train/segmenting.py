@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vesalius.core.errors import PlanError
 from vesalius.core.plan import Plan
 from vesalius.core.progress import Progress
 from vesalius.core.randomness import key
@@ -45,7 +46,8 @@ class Present:
 
     def __init__(self, plan: Plan, task: Segment, device: torch.device, seed: int) -> None:
         self.task, self.device = task, device
-        self.augment = Augment(augment_spec(plan), dims=int(plan["conform.dims"]), seed=seed)
+        spec = _unblended(plan, objects=task.labels.instances)
+        self.augment = Augment(spec, dims=int(plan["conform.dims"]), seed=seed)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Pixels ``(B, C, *S)`` float32 and targets as the task encodes them, on the device."""
@@ -58,6 +60,23 @@ class Present:
         # Distance and border are pictures: they move by interpolation, and by the same field as the image.
         moved = warp_together(targets, None, params.spatial, padding=self.augment.spec["padding"])[0]
         return self.augment.apply(pixels, None, params).image, moved
+
+
+def _unblended(plan: Plan, *, objects: bool) -> dict[str, Any]:
+    """The augmentation of a plan without what changes the image but not its mask.
+
+    Raises
+    ------
+    PlanError
+        If a person asks for that.
+    """
+    refused = ("mixup", "cutmix") if objects else ("mixup",)
+    asked = [name for name in refused if plan["augment.change"].get(name)]
+    if asked:
+        raise PlanError(
+            f"augment.change: {asked[0]} mixes images whose masks cannot be mixed in the same way; leave it out"
+        )
+    return {name: value for name, value in augment_spec(plan).items() if name not in refused}
 
 
 def train_segment_member(
