@@ -13,7 +13,7 @@ from vesalius.data.discover import discover
 from vesalius.io.dicom_seg_out import mask_on_grid
 from vesalius.io.open import open_image
 from vesalius.serve import demonstration, demonstration_segment
-from vesalius.serve.demonstration_segment import PROTOCOLS, STRUCTURES, make_head, write_cohort, write_new
+from vesalius.serve.demonstration_segment import PROTOCOLS, STRUCTURES, make_head, write_cohort
 
 QUICK = {
     "optim.max_steps": 3,
@@ -63,15 +63,18 @@ def test_the_cohort_is_read_as_nnunet_with_a_patient_per_case(tmp_path):
     assert found.patient_source == "pattern"
 
 
-def test_new_patients_are_dicom_and_in_no_part_of_the_cohort(tmp_path):
-    fresh = write_new(tmp_path)
-    cohort = [make_head(demonstration_segment.SEED, index) for index in range(4)]
-    for name, phantom in fresh.items():
-        image = open_image(tmp_path / name)
+@pytest.mark.slow
+def test_new_patients_are_dicom_and_in_no_part_of_the_cohort(journey):
+    out, _ = journey
+    known = {tuple(make_head(demonstration_segment.SEED, index).truth["volumes_ml"].values()) for index in range(3)}
+    for index in range(demonstration_segment.NEW_CASES):
+        phantom = make_head(demonstration_segment.SEED + 1, index)
+        folder = next((out / "new-patients").glob(f"new-{index}-*"))
+        image = open_image(folder)
         assert image.grid.same_place(phantom.case.image().grid)
         assert image.meta["modality"] == "MR"
-        assert all(phantom.truth["volumes_ml"] != other.truth["volumes_ml"] for other in cohort)
-        header = pydicom.dcmread(next((tmp_path / name).glob("*.dcm")), stop_before_pixels=True)
+        assert tuple(phantom.truth["volumes_ml"].values()) not in known
+        header = pydicom.dcmread(next(folder.glob("*.dcm")), stop_before_pixels=True)
         assert header.PatientID == phantom.case.patient_id
 
 

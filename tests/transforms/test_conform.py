@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
+from vesalius.core.errors import PlanError
 from vesalius.core.geometry import Grid
 from vesalius.core.image import Image
 from vesalius.transforms.conform import Conform, Pose, air_level, pose_of, resampled_labels, sampled
@@ -268,9 +269,19 @@ class TestNormalisation:
         low, high = np.percentile(pixels, (0.5, 99.5))
         np.testing.assert_allclose(seen, (pixels.astype(float) - low) / (high - low) * 4 - 2, atol=1e-4)
 
-    def test_an_unknown_kind_is_refused(self):
-        with pytest.raises(ValueError, match="fixed, body, percentile, none"):
-            Conform(PLAIN | {"normalise": {"kind": "zscore"}})
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"normalise": {"kind": "zscore"}}, "fixed, body, percentile, none"),
+            ({"normalise": {}}, "fixed, body, percentile, none"),
+            ({"normalise": {"kind": "fixed", "mean": [0.0]}}, "needs mean and std"),
+            ({"window": [5.0]}, "low, high"),
+            ({"window": [5.0, 5.0]}, "low below high"),
+        ],
+    )
+    def test_specs_that_cannot_be_are_refused(self, change, words):
+        with pytest.raises(PlanError, match=words):
+            Conform(PLAIN | change)
 
     def test_large_images_are_normalised_by_a_sample(self):
         values = np.zeros((1, 1500, 1600), dtype=np.uint8)

@@ -100,6 +100,7 @@ def _p(doc: str) -> Key:
 
 
 _NUMBER = Key(float, 0.0, "A number.")
+_STEP = Key(float, 1.0, "A spacing in mm.", 1e-3, 1e3)
 _WHOLE = Key(int, 1, "A whole number.", 1)
 _STRIDES = Key(list, [], "Strides of a stage.", items=Key(int, 1, "A stride.", 1, 4))
 _AXES = Key(list, [], "Axes of the image.", items=Key(int, 0, "An axis.", 0, 2))
@@ -148,9 +149,7 @@ KEYS: dict[str, Key] = {
     "conform.channels": Key(int, 1, "Channels the network sees (segmentation).", 1, 64),
     "conform.orient": Key(bool, True, "Turn volumes to the closest patient axes, and the result back."),
     "conform.crop": Key(str, "border", "border cuts planes of padding off.", choices=("none", "border")),
-    "conform.spacing_mm": Key(
-        list, None, "Spacing (z, y, x) that cases are resampled to.", optional=True, items=_NUMBER
-    ),
+    "conform.spacing_mm": Key(list, None, "Spacing (z, y, x) that cases are resampled to.", optional=True, items=_STEP),
     "conform.scale": Key(float, 1.0, "Magnification of images without physical size.", 0.05, 20),
     "conform.window": Key(list, None, "Values are clipped to [low, high].", optional=True, items=_NUMBER),
     "conform.normalise": Key(

@@ -36,10 +36,11 @@ from vesalius.data.prepare import store_key
 from vesalius.data.signature import Signatures, concatenate, signatures_from_arrays, signatures_from_image
 from vesalius.transforms.conform import Conform
 
-FORMAT = 1
+FORMAT = 2
 HEAD, INDEX, SIGNATURES, ARRAYS = "cases.json", "index.parquet", "signatures.npz", "arrays"
 _PLACES = 4096
-_CHUNK = 48
+# Sides of a chunk by dimensions: about a patch; many small chunks cost more to write than they save in reading.
+_CHUNK = {2: 256, 3: 64}
 
 
 class CaseStore:
@@ -351,7 +352,7 @@ def _write(stem: Path, what: str, array: NDArray[Any]) -> None:
     path = Path(f"{stem}.{what}.b2nd")
     part = Path(f"{stem}.{what}.part.b2nd")
     part.unlink(missing_ok=True)
-    chunks = (array.shape[0], *(min(side, _CHUNK) for side in array.shape[1:]))
+    chunks = (array.shape[0], *(min(side, _CHUNK[array.ndim - 1]) for side in array.shape[1:]))
     settings = {"codec": blosc2.Codec.ZSTD, "clevel": 1, "nthreads": 1}
     blosc2.asarray(np.ascontiguousarray(array), urlpath=str(part), mode="w", chunks=chunks, cparams=settings)
     part.replace(path)

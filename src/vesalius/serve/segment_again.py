@@ -25,7 +25,7 @@ from vesalius.evaluate.table import write_table
 from vesalius.predict.bundle import Bundle
 from vesalius.report.segment_page import write_segment_report
 from vesalius.serve.results import problem_lines
-from vesalius.serve.segment_results import PREDICTIONS, Held, Judge
+from vesalius.serve.segment_results import PREDICTIONS, Held, Judge, named_band
 from vesalius.serve.workshop import Trained
 from vesalius.train.run import RunFolder, history
 
@@ -153,7 +153,7 @@ def external_segments(
         table,
         model.labels,
         split="test",
-        band=model.inference.get("band"),
+        band=named_band(model.inference["band"], model.labels) if "band" in model.inference else {},
         timing={"predict_ms_per_case": round(judge.seconds / max(judge.predicted, 1) * 1e3, 3)},
     )
     metrics = {

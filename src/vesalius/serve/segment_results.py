@@ -127,11 +127,18 @@ def judge_segments(
         split=split,
         seed=int(plan["run.seed"]),
         leakage={**cohort.leakage.counts(), "allowed": cohort.leaked},
-        band={} if band is None else band.to_json(),
+        band={} if band is None else named_band(band.to_json(), cohort.labels),
         timing={"predict_ms_per_case": round(judge.seconds / max(judge.predicted, 1) * 1e3, 3)},
     )
     pictures = judge.pictures(table[table["split"] == split])
     return JudgedSegments(bundle, table, study, evidence, pictures, judge.notes)
+
+
+def named_band(data: Mapping[str, Any], labels: Labels) -> dict[str, Any]:
+    """A band with the names of structures in place of their numbers; layers count from 0, values of a map from 1."""
+    first = 0 if labels.multilabel else 1
+    widths = {labels.structures[int(number) - first]: width for number, width in data["labels"].items()}
+    return {**data, "labels": widths}
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ from vesalius.tasks.segment_loss import SegmentLoss
 FOREGROUND, DISTANCE, BORDER = range(3)
 """Outputs of a network for single objects."""
 
+# Parts of a training up to which weights of rare structures hold, and from which they are gone.
+_WHOLE, _FADED = 1 / 3, 2 / 3
+
 _DISTANCE_WEIGHT, _BORDER_WEIGHT = 4.0, 1.0
 _LOSS_KEYS = (
     "name",
@@ -61,6 +64,20 @@ class Segment:
             self.criterion = SegmentLoss({**settings, "class_weights": None, "positive_weights": None}, 1, ((1,),))
         else:
             self.criterion = SegmentLoss(settings, self.outputs, self.regions, labels.ignore)
+        self._weights: dict[str, Tensor] = {
+            name: weights.clone()
+            for name in ("weights", "positive")
+            if isinstance(weights := getattr(self.criterion, name), Tensor)
+        }
+
+    def at(self, progress: float) -> None:
+        """Tell how far training is, from 0 to 1: the weights of rare structures fade from a third to two thirds of it.
+
+        They carry a short training over its first steps; later they would only make structures too large.
+        """
+        part = float(np.clip((_FADED - progress) / (_FADED - _WHOLE), 0.0, 1.0))
+        for name, weights in self._weights.items():
+            setattr(self.criterion, name, weights**part)
 
     @property
     def outputs(self) -> int:

@@ -1,7 +1,7 @@
 """The training loop, readable in one screen.
 
-Between two milestones the loop only takes batches and makes steps. At a milestone it validates, writes a checkpoint and
-asks whether the budget still holds. Everything random is a function of (seed, step), so that a run that was killed and
+Between two milestones the loop only takes batches and makes steps. At a milestone it asks whether the budget still holds
+and writes a checkpoint; at some of them it validates. Everything random is a function of (seed, step), so that a run that was killed and
 resumed ends with the same bits as one that was not.
 """
 
@@ -61,6 +61,8 @@ class Job:
     seed: int
     log: Callable[[dict[str, Any]], None]
     stop: Callable[[], bool]
+    review: int | None = None
+    """Steps between questions whether the budget still holds; a validation is due every `every` steps."""
     deadline_s: float | None = None
     """Seconds of training that the budget leaves; None without a budget."""
 
@@ -76,6 +78,7 @@ class State:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
     since_best: int = 0
     finished: bool = False
+    validated: int = -1
     loss_sum: float = 0.0
     loss_count: int = 0
 
@@ -93,7 +96,8 @@ def fit(job: Job, progress: Progress) -> dict[str, Tensor]:
     progress.start("train", job.course.end(state.step), "steps")
     progress.advance(state.step)
     while not state.finished and state.step < job.course.end(state.step):
-        milestone = min((state.step // job.every + 1) * job.every, job.course.end(state.step))
+        steps = (job.every, job.review or job.every)
+        milestone = min(*((state.step // k + 1) * k for k in steps), job.course.end(state.step))
         for batch in job.batches.stream(state.step, milestone):
             _step(job, state, batch)
             progress.advance(1, f"loss {state.loss_sum / state.loss_count:.3f}")
@@ -105,8 +109,11 @@ def fit(job: Job, progress: Progress) -> dict[str, Tensor]:
             # Several processes would not agree on the time; they save at milestones only.
             if job.fabric.world_size == 1 and seconds.since_save() > CHECKPOINT_EVERY_S:
                 _save(job, state, seconds)
-        _milestone(job, state)
+        if state.step % job.every == 0 or state.step >= job.course.end(state.step):
+            _milestone(job, state)
         _review(job, state, seconds)
+        if state.step >= job.course.end(state.step) and state.validated != state.step:
+            _milestone(job, state)  # the review ended the training here
         _save(job, state, seconds)
         if job.stop():
             raise _interrupted(state)
@@ -127,7 +134,9 @@ def _step(job: Job, state: State, batch: Batch) -> None:
             pixels = pixels.contiguous(
                 memory_format=torch.channels_last if pixels.ndim == 4 else torch.channels_last_3d
             )
-    loss = job.policy.step(pixels, targets, rate(job.optim, job.course.progress(batch.step)))
+    progress = job.course.progress(batch.step)
+    job.policy.at(progress)
+    loss = job.policy.step(pixels, targets, rate(job.optim, progress))
     if not np.isfinite(loss):
         raise DataError(
             f"the loss became {loss} at step {batch.step}; lower optim.lr, or use --precision fp32, and train again"
@@ -158,6 +167,7 @@ def _milestone(job: Job, state: State) -> None:
             state.since_best += 1
         patience = job.validation["patience"]
         state.finished = patience is not None and state.since_best >= patience
+    state.validated = state.step
     job.log(row)
 
 

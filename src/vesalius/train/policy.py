@@ -18,6 +18,9 @@ class StepPolicy(Protocol):
     def step(self, pixels: Tensor, targets: Tensor, learning_rate: float) -> float:
         """One gradient step on ``(B, C, *S)`` and soft targets ``(B, K)``; returns the loss."""
 
+    def at(self, progress: float) -> None:
+        """How far training is, from 0 to 1, before each step."""
+
     def state(self) -> dict[str, Any]:
         """Everything a resumed step needs."""
 
@@ -84,6 +87,12 @@ class PlainStep:
         if self.average is not None:
             self.average.update(self.plain)
         return total
+
+    def at(self, progress: float) -> None:
+        """Told to the task, whose loss may change on the way."""
+        change = getattr(self.task, "at", None)
+        if change is not None:
+            change(progress)
 
     def weights(self) -> dict[str, Tensor]:
         """The weights that validation and the bundle use: averaged ones if the plan keeps an average."""

@@ -327,6 +327,7 @@ def run_loop(
             validate=validate,
             course=Course(total, home / "course.jsonl", writes=fabric.global_rank == 0),
             every=int(plan["validate.every"] or total),
+            review=review_every(plan, total, deadline_s),
             folder=home,
             seed=int(plan["run.seed"]) + 1000 * member,
             log=curves if fabric.global_rank == 0 else _quiet,
@@ -337,6 +338,15 @@ def run_loop(
             return fit(job, progress or Silent())
         finally:
             curves.close()
+
+
+def review_every(plan: Plan, total: int, deadline_s: float | None) -> int:
+    """Steps between looks at the clock: 40 in a training under a budget, so that its schedule ends when the time does."""
+    every = int(plan["validate.every"] or total)
+    if deadline_s is None:
+        return every
+    parts = max(1, round(every / max(1, total // 40)))
+    return max(1, every // parts)
 
 
 def _batches(

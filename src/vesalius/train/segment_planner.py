@@ -24,6 +24,7 @@ from vesalius.measure.components import Step
 from vesalius.predict.device import fast_bf16
 from vesalius.tasks.segment import regions_of
 from vesalius.train.segment_speed import SegmentSpeed, measure_segmenter
+from vesalius.transforms.conform import Conform
 
 _THICK = 3.0
 """Spacings that differ by more than this factor are treated as thick slices."""
@@ -37,7 +38,7 @@ _WANTED_STEPS = {2: 1500, 3: 1800}
 
 _MOST_STEPS = 60_000
 _DEFAULT_STEPS = {"cpu": 6_000, "gpu": 30_000}
-_BASE_BYTES = 750 << 20
+_BASE_BYTES = 1000 << 20
 REPORT_S = 8.0
 LOOKS = 8
 
@@ -111,7 +112,7 @@ def plan_segmentation(
     _learning(plan, found, facts)
     plan.overrule(settings)
     plan.check()
-    _check_steps(plan)
+    _check_settings(plan)
     _patch(plan, found, facts, settings)
     plan.overrule(settings)
     plan.check()
@@ -129,8 +130,9 @@ def plan_segmentation(
     return plan, flight
 
 
-def _check_steps(plan: Plan) -> None:
-    """Post-processing that a person set is needed after the training; a mistake in it is told before."""
+def _check_settings(plan: Plan) -> None:
+    """Mistakes that would be noticed only when cases are prepared, or after the training, are told now."""
+    Conform(plan.section("conform"))
     for step in plan["post.steps"] or ():
         try:
             Step.of(step)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vesalius.core.errors import PlanError
 from vesalius.core.geometry import Grid
 from vesalius.core.image import Image
 from vesalius.transforms.resample import apply_matrices, interpolation_matrix, spaced_shape
@@ -162,15 +163,25 @@ class Conform:
     ----------
     spec
         ``dims``, ``channels``, ``orient``, ``crop``, ``spacing_mm``, ``scale``, ``window``, ``normalise``.
+
+    Raises
+    ------
+    PlanError
+        For a normalisation that does not exist or lacks its numbers, and a window without a width.
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
         self.spec = dict(spec)
         self.dims, self.channels = int(spec["dims"]), int(spec["channels"])
         self.spacing = None if spec.get("spacing_mm") is None else tuple(float(s) for s in spec["spacing_mm"])
-        self.kind = str(spec["normalise"]["kind"])
+        self.kind = str(spec["normalise"].get("kind"))
         if self.kind not in NORMALISE:
-            raise ValueError(f"conform.normalise kind {self.kind!r} is unknown; choose one of {', '.join(NORMALISE)}")
+            raise PlanError(f"conform.normalise kind {self.kind!r} is unknown; choose one of {', '.join(NORMALISE)}")
+        if self.kind == "fixed" and not {"mean", "std"} <= spec["normalise"].keys():
+            raise PlanError(f"conform.normalise of kind fixed needs mean and std, got {dict(spec['normalise'])}")
+        window = spec.get("window")
+        if window is not None and not (len(window) == 2 and window[0] < window[1]):
+            raise PlanError(f"conform.window needs [low, high] with low below high, got {list(window)}")
 
     def __call__(self, image: Image, *, scale: float | None = None) -> Conformed:
         """A case.
