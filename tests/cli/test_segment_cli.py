@@ -62,11 +62,11 @@ def one_line(err, *words):
 
 
 class TestRight:
-    def test_inspect_names_the_structures(self, solids, capfd):
+    def test_inspect_finds_the_question(self, solids, capfd):
         code, out, _ = call(capfd, "inspect", solids)
         assert code == 0
-        assert "segment" in out
-        assert "body" in out
+        assert "layout nnunet, task segment" in out
+        assert "10 images" in out
 
     def test_plan_writes_reasons_and_the_task(self, solids, capfd):
         code, out, _ = call(capfd, "plan", solids, "--out", "plan.yaml", *QUICK)

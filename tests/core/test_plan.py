@@ -110,7 +110,7 @@ def test_every_contradiction_is_tested_and_defaults_have_none():
     Plan("segment").check()
 
 
-@pytest.mark.parametrize("settings", CASES[3:5] + CASES[8:10], ids=lambda case: " ".join(case))
+@pytest.mark.parametrize("settings", CASES[3:5] + CASES[8:10], ids=" ".join)
 def test_a_task_is_not_held_to_keys_of_another(settings):
     plan = Plan("classify" if "conform.dims" in settings else "segment")
     plan.overrule(settings)

@@ -263,8 +263,8 @@ class TestFiles:
     def test_a_band_lies_around_the_mask(self, tmp_path):
         truth = np.zeros((20, 20, 20), dtype=np.uint8)
         truth[4:16, 4:16, 4:10], truth[4:16, 4:16, 10:16] = 1, 2
-        pairs = [(np.roll(truth, step, axis), truth, (2.0, 1.5, 1.5), f"p{axis}{step}")
-                 for axis in range(3) for step in (-1, 1)]  # fmt: skip
+        pairs = [(np.roll(truth, step, axis), truth, (2.0, 1.5, 1.5), f"p{axis}{step}{again}")
+                 for axis in range(3) for step in (-1, 1) for again in range(4)]  # fmt: skip
         model = bundle(tmp_path / "bundle", ORGANS, band=fit_band(pairs).to_json())
         done = jobs.predict(model, scan(tmp_path / "scan.nii.gz"), out=tmp_path / "out", device="cpu",
                             formats=("nifti", "band"))  # fmt: skip

@@ -208,6 +208,8 @@ def _read_nnunet(data: dict[str, Any], listing: Listing, ask: Ask) -> Found:
     official = (frame["split"] == "test").any()
     if not official:
         frame["split"] = ""
+    if len(channels) == 1 and "0" in channels and ("channel_names" in data or "modality" in data):
+        frame["modality"] = str(channels["0"])
     labels, values, more = mask_labels(data.get("labels"), where)
     values, doubt = doubled(listing.root, frame.loc[frame["role"] == "mask", "path"].tolist(), labels, values)
     problems += doubt

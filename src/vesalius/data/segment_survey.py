@@ -76,6 +76,11 @@ class SegmentFingerprint:
     failed: tuple[str, ...]
 
     @property
+    def hounsfield(self) -> bool:
+        """Values are HU: the files say so, or the description calls them CT."""
+        return self.unit == "HU" or self.modality.upper().split("_")[0] == "CT"
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Median sides."""
         return tuple(round(side) for side in np.median(self.shapes, axis=0))
@@ -172,7 +177,7 @@ def _look(manifest: Manifest, case: str, seed: int) -> _Seen:
             image.grid.ndim,
             image.pixels.shape[0],
             str(image.unit),
-            str(image.meta.get("modality", "")),
+            str(image.meta.get("modality", "")) or _said_modality(manifest, case),
             str(image.pixels.dtype),
         ),
         flat[:, inside].astype(np.float32),
@@ -181,6 +186,14 @@ def _look(manifest: Manifest, case: str, seed: int) -> _Seen:
         diameters,
         colour,
     )
+
+
+def _said_modality(manifest: Manifest, case: str) -> str:
+    """What the description of the data says, for files that say nothing."""
+    if "modality" not in manifest.frame:
+        return ""
+    found = manifest.cases.loc[manifest.cases["case_id"] == case, "modality"].dropna()
+    return str(found.iloc[0]) if len(found) else ""
 
 
 def _summed(manifest: Manifest, seen: list[_Seen], failed: list[str]) -> SegmentFingerprint:

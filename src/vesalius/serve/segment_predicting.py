@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections import defaultdict
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vesalius.core.errors import DataError, UsageError
-from vesalius.core.files import safe_stem, write_json
+from vesalius.core.files import safe_stem, write_json, write_text
 from vesalius.core.geometry import Grid
 from vesalius.core.image import Image, Unit
 from vesalius.core.labels import Labels
@@ -155,12 +157,26 @@ def predict_segments(
             waiting.append((item, writer.submit(write_case, found, item, out, formats, predictor)))
         _collect(outcome, waiting, progress, keep=0)
     progress.stop()
+    _overview(out / "predictions.csv", outcome)
     failed = out / "failed.json"
     if outcome.failed:
         write_json(failed, outcome.failed)
     else:
         failed.unlink(missing_ok=True)
     return outcome
+
+
+def _overview(path: Path, outcome: Outcome) -> None:
+    """One row per case and structure: what the records say."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = ("voxels", "pixels", "volume_ml", "area_mm2", "objects")
+    writer.writerow(["case_id", "structure", *names, "source"])
+    for entry in sorted(outcome.predictions, key=lambda e: str(e["case_id"])):
+        for structure, found in entry["structures"].items():
+            values = [found.get(name, "") for name in names]
+            writer.writerow([entry["case_id"], structure, *values, entry["source"]])
+    write_text(path, text.getvalue())
 
 
 def _wanted(formats: Sequence[str]) -> Wanted:

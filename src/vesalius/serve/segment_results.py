@@ -186,6 +186,8 @@ class Judge:
         self.notes: list[str] = []
         self._predictors: dict[int | None, SegmentPredictor] = {}
         folder.mkdir(parents=True, exist_ok=True)
+        for rest in folder.glob(".*.part"):  # of a process that was killed while it wrote
+            rest.unlink(missing_ok=True)
 
     def predictor(self, member: int | None) -> SegmentPredictor:
         """The ensemble, or one member of it."""

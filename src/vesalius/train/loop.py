@@ -1,8 +1,8 @@
 """The training loop, readable in one screen.
 
-Between two milestones the loop only takes batches and makes steps. At a milestone it asks whether the budget still holds
-and writes a checkpoint; at some of them it validates. Everything random is a function of (seed, step), so that a run that was killed and
-resumed ends with the same bits as one that was not.
+Between two milestones the loop only takes batches and makes steps. At a milestone it asks whether the budget still
+holds and writes a checkpoint; at some of them it validates. Everything random is a function of (seed, step), so that a
+run that was killed and resumed ends with the same bits as one that was not.
 """
 
 from __future__ import annotations

@@ -341,7 +341,7 @@ def run_loop(
 
 
 def review_every(plan: Plan, total: int, deadline_s: float | None) -> int:
-    """Steps between looks at the clock: 40 in a training under a budget, so that its schedule ends when the time does."""
+    """Steps between looks at the clock: 40 in a training under a budget, so that schedule and time end together."""
     every = int(plan["validate.every"] or total)
     if deadline_s is None:
         return every

@@ -159,7 +159,7 @@ def _pixels(plan: Plan, found: SegmentFingerprint) -> None:
     plan.decide("conform.channels", found.channels, f"the images have {found.channels} channels")
     plan.decide("conform.crop", "border" if found.dims == 3 else "none", "planes of padding hold nothing")
     _spacing(plan, found)
-    if found.unit == "HU":
+    if found.hounsfield:
         mean, std, low, high = (float(v) for v in found.foreground[0])
         plan.decide(
             "conform.window", [round(low, 1), round(high, 1)], "0.5th to 99.5th percentile of HU inside structures"
@@ -313,6 +313,9 @@ def _patch(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, settings:
     shape, spacing = _sides(plan, found)
     if "model.patch" not in settings:
         most = _PATCH_VALUES[facts.kind, found.dims]
+        if facts.budget_s is not None and facts.kind == "cpu":
+            # In a few minutes many small patches teach more than few large ones.
+            most = int(most * np.clip(facts.budget_s / 300, 0.35, 1.0))
         sides = _fitted(shape, spacing, most)
         strides = plan["model.strides"] or strides_for(sides, spacing)
         steps = np.prod(np.array(strides), axis=0)
@@ -421,7 +424,7 @@ def _case_seconds(plan: Plan, found: SegmentFingerprint, speed: SegmentSpeed) ->
 
 def _test_seconds(facts: SegmentFacts, found: SegmentFingerprint, plan: Plan, speed: SegmentSpeed) -> float:
     views = max(1, len(plan["predict.views"]))
-    return REPORT_S + facts.other_cases * (_case_seconds(plan, found, speed) * views + 0.05) * 1.3
+    return REPORT_S + facts.other_cases * (_case_seconds(plan, found, speed) * views + 0.05) * 0.8
 
 
 def _train_seconds(facts: SegmentFacts, found: SegmentFingerprint, plan: Plan, speed: SegmentSpeed) -> float:
@@ -458,7 +461,7 @@ def _inference(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts) -> No
     plan.decide(
         "predict.batch_size", int(np.clip((1 << 20) // values, 1, 8)), "tiles of about a million values at a time"
     )
-    if found.unit == "HU" and found.lowest > -500 and facts.device.type == "cpu":
+    if found.hounsfield and found.lowest > -500 and facts.device.type == "cpu":
         plan.decide(
             "predict.skip_below", -900.0, f"99.9 % of structures lie above {found.lowest:.0f} HU; air needs no network"
         )
