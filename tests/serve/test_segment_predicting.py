@@ -371,7 +371,8 @@ class TestCohort:
         assert len(again.skipped) == when - 1
         one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("out", "whole"))
         assert one == two
-        assert sorted(one) == sorted(f"s{k}{end}" for k in range(4) for end in (".json", ".nii.gz", "-overlay.png"))
+        files = [f"s{k}{end}" for k in range(4) for end in (".json", ".nii.gz", "-overlay.png")]
+        assert sorted(one) == sorted([*files, "predictions.csv"])
 
 
 KILLED = """

@@ -67,13 +67,19 @@ def make(folder, *, stop_at=None, scores=None, course=None, deadline_s=None, tot
         return stop_at is not None and len(steps) >= stop_at
 
     preprocess = Preprocess.from_spec({"dims": 2, "size": [SIDE, SIDE], "normalise": {"kind": "per_image"}})
+    augment = Augment(PRESETS["strong"], dims=2, seed=5)
+
+    def present(batch):
+        seen = augment(
+            preprocess.finish(torch.as_tensor(batch.pixels)), step=batch.step, first=batch.first, total=batch.total
+        )
+        return seen.image, seen.mix(task.encode(batch.targets))
+
     job = Job(
         fabric=fabric,
-        task=task,
         policy=PlainStep(fabric, task, network, optim),
         batches=Batches(Rows(), np.arange(COUNT), np.arange(COUNT) % 2, size=8, seed=5),
-        preprocess=preprocess,
-        augment=Augment(PRESETS["strong"], dims=2, seed=5),
+        present=present,
         optim=optim,
         validation=validation,
         validate=validate,
@@ -189,3 +195,17 @@ def test_a_loss_that_is_no_number_stops_training(tmp_path):
     job, _, _ = make(tmp_path, lr=1e30, clip=None)
     with pytest.raises(DataError, match=r"at step .*lower optim\.lr"):
         fit(job, Silent())
+
+
+def test_the_clock_is_asked_between_validations_and_the_end_is_validated(tmp_path):
+    job, logged, _ = make(tmp_path, deadline_s=1e-6)
+    job.review = 2
+    fit(job, Silent())
+    assert [row["step"] for row in logged] == [2]
+
+
+def test_reviews_between_validations_change_no_bit_without_a_budget(straight, tmp_path):
+    job, logged, _ = make(tmp_path)
+    job.review = 3
+    assert same(fit(job, Silent()), straight[0])
+    assert logged == straight[1]
