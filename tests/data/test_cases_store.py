@@ -13,11 +13,11 @@ from scipy import ndimage
 
 from vesalius.core.errors import DataError
 from vesalius.core.labels import Labels
-from vesalius.data.cases import joined, mask_values, open_channels, places_of, prepare_cases
+from vesalius.data.cases import joined, mask_values, places_of, prepare_cases
 from vesalius.data.discover import discover
 from vesalius.data.patches import Patches, cut
 from vesalius.data.segment_survey import survey_segments
-from vesalius.data.truth import open_case_image, open_truth
+from vesalius.data.truth import open_case_image, open_channels, open_truth
 from vesalius.phantoms.layouts import write_tree
 from vesalius.tasks.instances import instance_targets
 from vesalius.transforms.conform import Conform
@@ -390,7 +390,7 @@ class TestChannels:
             np.testing.assert_array_equal(image.pixels[channel], np.asarray(nib.load(path).dataobj).T)
 
     def test_files_on_other_grids_are_refused(self, tmp_path):
-        with pytest.raises(DataError, match=r"case_0001.*channels of a case on one grid"):
+        with pytest.raises(DataError, match=r"case_0001.*resample the channel to the image"):
             open_channels(self.write(tmp_path, shift=2.0))
 
 

@@ -138,8 +138,8 @@ def test_a_mask_in_colour_is_labels(tmp_path):
     ("values", "line"),
     [
         (np.array([0.0, 0.4]), "fractions, such as 0.4"),
-        (np.array([0.0, np.nan]), "not finite"),
-        (np.array([0.0, -3.0]), "label -3"),
+        (np.array([0.0, np.nan]), "NaN or infinite"),
+        (np.array([0.0, -3.0]), "the value -3"),
     ],
 )
 def test_a_mask_that_is_none_is_refused(tmp_path, values, line):

@@ -424,6 +424,17 @@ class TestGathering:
         assert done.written == ["one"]
         assert "1 channels, the model needs 2" in done.failed["two"]
 
+    def test_a_fourth_axis_of_channels_is_one_case(self, tmp_path):
+        model = SegmentPredictor.load(bundle(tmp_path / "bundle", BRATS, channels=2), device="cpu")
+        for name in ("one", "two"):
+            scan(tmp_path / "in" / f"{name}.nii.gz", change=lambda v: np.stack([v, 1000 - v], axis=-1))
+        for inputs in ([tmp_path / "in"], sorted((tmp_path / "in").iterdir())):
+            done = predict_segments(model, inputs, tmp_path / f"out{len(inputs)}")
+            assert sorted(done.written) == ["one", "two"]
+            assert not done.failed
+        image, name = model.open(tmp_path / "in" / "one.nii.gz")
+        assert (image.pixels.shape, name) == ((2, 16, 18, 20), "one")
+
     def test_a_path_that_is_not_there(self, tmp_path):
         for channels in (1, 2):
             with pytest.raises(UsageError, match="nowhere"):

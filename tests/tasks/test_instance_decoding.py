@@ -18,7 +18,6 @@ from vesalius.tasks.instances import (
     InstanceCase,
     decode_instances,
     instance_targets,
-    semantic_of,
     tune_decoding,
 )
 
@@ -113,7 +112,6 @@ def test_targets_of_a_square_by_hand():
     np.testing.assert_allclose(border[4], np.where(sums < 5, np.exp(-((sums - 1) ** 2) / 4.5), 0), atol=1e-3)
     assert not instance_targets(np.zeros((4, 5, 6), np.uint8)).any()
     np.testing.assert_array_equal(instance_targets(np.full((4, 5), 7)), [np.ones((4, 5)), np.zeros((4, 5))])
-    np.testing.assert_array_equal(semantic_of(instances), instances > 0)
 
 
 @every_scene

@@ -9,10 +9,10 @@ import torch
 from vesalius.core.errors import PlanError, ResourceError
 from vesalius.core.labels import Labels
 from vesalius.data.segment_survey import SegmentFingerprint
-from vesalius.models.segmenters import activation_values
+from vesalius.models.segmenters import activation_values, strides_for
 from vesalius.tasks.segment import Segment
 from vesalius.train import segment_planner
-from vesalius.train.segment_planner import SegmentFacts, plan_segmentation, strides_for
+from vesalius.train.segment_planner import SegmentFacts, plan_segmentation
 from vesalius.train.segment_speed import SegmentSpeed, measure_segmenter
 from vesalius.train.segmenting import Present, make_segmenter
 
@@ -189,12 +189,12 @@ class TestStrides:
 
     def test_by_hand(self):
         # (64, 64) halves while 8 or more are left: 64 32 16 8 -> 4.
-        assert strides_for((64, 64), (1, 1)) == [(1, 1), *[(2, 2)] * 4]
-        assert strides_for((7, 7, 7), (1, 1, 1)) == [(1, 1, 1)]
+        assert strides_for((64, 64), (1, 1)) == ((1, 1), *[(2, 2)] * 4)
+        assert strides_for((7, 7, 7), (1, 1, 1)) == ((1, 1, 1),)
         # 4 mm slices beside 1 mm pixels: two halvings in the plane until the steps are 4, 4, 4.
-        assert strides_for((16, 64, 64), (4, 1, 1))[:4] == [(1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2)]
+        assert strides_for((16, 64, 64), (4, 1, 1))[:4] == ((1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2))
         # A side that does not divide is not halved when the patch is given: 20 10 5, then 32 goes on alone.
-        assert strides_for((20, 32), (1, 1), exact=True) == [(1, 1), (2, 2), (2, 2), (1, 2)]
+        assert strides_for((20, 32), (1, 1), exact=True) == ((1, 1), (2, 2), (2, 2), (1, 2))
 
     @pytest.mark.parametrize("patch", [[12, 20, 28], [9, 33, 16], [17, 19, 23], [64, 8, 8], [5, 6, 7]])
     def test_a_given_patch_divides(self, machine, patch):

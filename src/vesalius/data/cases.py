@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from vesalius.core.errors import DataError
 from vesalius.core.files import atomic, write_json
-from vesalius.core.image import Image
 from vesalius.core.labels import Labels
 from vesalius.core.progress import Progress, Silent
 from vesalius.core.randomness import generator
@@ -121,36 +120,6 @@ class CaseStore:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": {}, "_places": {}}
-
-
-def open_channels(paths: Sequence[str | Path]) -> Image:
-    """Files of one case as one image, a channel (or several) each.
-
-    Raises
-    ------
-    DataError
-        If they do not lie on one grid.
-    """
-    from dataclasses import replace
-
-    from vesalius.core.errors import GeometryError
-    from vesalius.io.open import open_image
-
-    images = [open_image(path) for path in paths]
-    first = images[0]
-    if len(images) == 1:
-        return first
-    for path, other in zip(paths[1:], images[1:], strict=True):
-        if not first.grid.same_place(other.grid, tolerance_mm=0.05):
-            raise GeometryError(
-                path,
-                found=f"shape {other.grid.shape} and another place than {paths[0]} with {first.grid.shape}",
-                expected="all channels of a case on one grid",
-                do="resample the channels onto one of them",
-            )
-    kinds = {image.pixels.dtype for image in images}
-    pixels = np.concatenate([i.pixels if len(kinds) == 1 else i.pixels.astype(np.float32) for i in images])
-    return replace(first, pixels=pixels, channels=tuple(f"channel {k}" for k in range(len(pixels))))
 
 
 def prepare_cases(

@@ -6,8 +6,9 @@ object leaves out are filled with background. Anything that would need interpola
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from vesalius.core.labels import Labels
 from vesalius.data.lattice import Placement, ends_text, placement, shape_text, steps_text
 from vesalius.data.manifest import IMAGE, Manifest
 from vesalius.data.mask_values import COLUMN, MaskValues, recoded, whole_values
-from vesalius.data.truth_files import MaskFile, open_mask
+from vesalius.data.truth_files import MaskFile, open_mask, open_member
 
 MASK = "mask"
 
@@ -195,8 +196,8 @@ def _structures(
         yield index, values == index + shift
 
 
-def on_image(values: NDArray[Any], mask: MaskFile, image: Image) -> NDArray[Any]:
-    """`values` ``(*S)`` of a mask on the grid of its image.
+def on_image(values: NDArray[Any], mask: MaskFile, image: Image, kind: str = "mask") -> NDArray[Any]:
+    """`values` ``(*S)`` of a mask (or of what `kind` calls it) on the grid of its image.
 
     Raises
     ------
@@ -213,13 +214,13 @@ def on_image(values: NDArray[Any], mask: MaskFile, image: Image) -> NDArray[Any]
             mask.path,
             found=f"{'one slice' if flat else 'shape'} {shape_text(mask.grid)}",
             expected=f"that of the image {name}, {shape_text(image.grid)}",
-            do="pair each image with its own mask, or resample the mask to the image",
+            do=f"pair each image with its own {kind}, or resample the {kind} to the image",
         )
     raise GeometryError(
         mask.path,
         found=f"another place, direction or spacing ({steps_text(mask.grid)} mm{ends_text(mask.grid)})",
         expected=f"that of the image {name} ({steps_text(image.grid)} mm{ends_text(image.grid)})",
-        do="resample the mask to the image",
+        do=f"resample the {kind} to the image",
     )
 
 
@@ -346,21 +347,30 @@ def open_case_image(manifest: Manifest, case_id: str) -> Image:
     GeometryError
         If the channels lie on different lattices.
     """
-    from vesalius.data.truth_files import open_member
-
     rows = manifest.frame[(manifest.frame["case_id"] == case_id)]
     rows = rows[rows["role"].str.fullmatch(r"image(_\d+)?")]
     if rows.empty:
         raise UsageError(f"{manifest.root}: case {case_id!r} does not exist")
     roles = [str(role) for role in rows["role"]]
     order = sorted(range(len(roles)), key=lambda row: int(roles[row][len(IMAGE) + 1 :] or 0))
-    images = [open_member(manifest.root / str(rows["path"].iloc[row])) for row in order]
+    return open_channels([manifest.root / str(rows["path"].iloc[row]) for row in order])
+
+
+def open_channels(paths: Sequence[str | Path]) -> Image:
+    """The files of one case as one image, a channel (or several) each, on the grid of the first.
+
+    Raises
+    ------
+    GeometryError
+        If they lie on different lattices.
+    """
+    images = [open_member(path) for path in paths]
     first = images[0]
     if len(images) == 1:
         return first
     planes = [first.pixels]
     for other in images[1:]:
         file = MaskFile(other.source, other.grid, other.pixels)
-        planes.append(np.stack([on_image(channel, file, first) for channel in other.pixels]))
+        planes.append(np.stack([on_image(channel, file, first, "channel") for channel in other.pixels]))
     pixels = np.concatenate(planes)
     return Image(first.grid, pixels, first.unit, (), first.record, first.meta, first.source)

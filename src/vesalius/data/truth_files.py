@@ -71,6 +71,19 @@ def open_member(path: str | Path) -> Image:
     return open_image(text)
 
 
+def with_channels(path: str | Path, channels: int) -> str:
+    """`path`, as ``file.nii.gz#channels`` where it is a NIfTI whose fourth axis is as long as a model has channels."""
+    if channels < 2 or not Path(path).is_file() or sniff(Path(path)) is not Kind.NIFTI:
+        return str(path)
+    import nibabel as nib
+
+    try:
+        shape = nib.load(path).shape  # type: ignore[attr-defined]  # every image that nibabel opens has a shape
+    except (nib.filebasedimages.ImageFileError, OSError, ValueError, EOFError):
+        return str(path)  # what is wrong with it is said when it is read
+    return f"{path}#{CHANNELS}" if len(shape) == 4 and shape[3] == channels else str(path)
+
+
 @lru_cache(maxsize=2)
 def _stack(path: str, changed: int) -> Image:
     """A stack, kept while its pages and those of its labels are asked for one by one; `changed` marks a new file."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -190,19 +190,37 @@ def _bodies() -> list[str]:
     return [name for name in factory.names() if name != "convnet"]
 
 
-def strides_for(patch: Axes, smallest: int = 4, stages: int = 6) -> tuple[Axes, ...]:
-    """Halve every axis until it has `smallest` cells, in at most `stages` stages.
+def strides_for(
+    patch: Sequence[int],
+    spacing: Sequence[float] | None = None,
+    *,
+    smallest: int = 4,
+    stages: int = 6,
+    exact: bool = False,
+) -> tuple[Axes, ...]:
+    """One stride per stage: axes are halved while `smallest` cells are left, in at most `stages` stages.
 
-    For a grid of equal spacing; a planner that knows the spacing gives its own (Isensee et al. 2021).
+    An axis whose voxels are at least twice as long as the finest of those that can still be halved waits (Isensee et
+    al. 2021).
+
+    Parameters
+    ----------
+    spacing
+        mm per axis; None for equal steps.
+    exact
+        Only sides that divide evenly are halved.
     """
-    sides = list(patch)
+    sides, steps = [int(side) for side in patch], [float(step) for step in spacing or (1.0,) * len(patch)]
     found: list[Axes] = [(1,) * len(sides)]
     while len(found) < stages:
-        step = tuple(2 if side >= 2 * smallest else 1 for side in sides)
-        if max(step) == 1:
+        can = [side >= 2 * smallest and not (exact and side % 2) for side in sides]
+        if not any(can):
             break
-        found.append(step)
-        sides = [-(-side // stride) for side, stride in zip(sides, step, strict=True)]
+        finest = min(step for step, one in zip(steps, can, strict=True) if one)
+        stride = tuple(2 if one and step < 2 * finest else 1 for one, step in zip(can, steps, strict=True))
+        found.append(stride)
+        sides = [-(-side // by) for side, by in zip(sides, stride, strict=True)]
+        steps = [step * by for step, by in zip(steps, stride, strict=True)]
     return tuple(found)
 
 

@@ -173,15 +173,17 @@ class SegmentPredictor:
 
     def open(self, item: Input | Sequence[str | Path]) -> tuple[Image, str]:
         """The image that `item` means, and an id for it."""
-        from vesalius.data.cases import open_channels
         from vesalius.data.listing import stem_of
+        from vesalius.data.truth import open_channels
+        from vesalius.data.truth_files import with_channels
 
         if isinstance(item, Case):
             return item.image(), item.case_id
         if isinstance(item, Image):
             return item, item.source or "image"
         paths = [item] if isinstance(item, (str, Path)) else list(item)
-        return open_channels(paths), stem_of(Path(paths[0]).name) or str(paths[0])
+        opened = open_channels([with_channels(path, self.conform.channels) for path in paths])
+        return opened, stem_of(Path(paths[0]).name) or str(paths[0])
 
     def _fitted(self, image: Image, scale: float | None = None) -> Conformed:
         try:

@@ -14,6 +14,8 @@ from vesalius.core.errors import FileError, GeometryError
 from vesalius.core.geometry import Grid
 from vesalius.core.image import Act, Image
 from vesalius.data.listing import split_suffix
+from vesalius.data.mask_values import whole_values
+from vesalius.data.truth_files import segment_names
 from vesalius.io.open import open_image
 from vesalius.serve.measure_cases import STRUCTURE_SET, MeasureCase, dicom_class
 
@@ -133,9 +135,9 @@ def _fitting(spacing: Sequence[float], grid: Grid, path: str) -> tuple[float, ..
 
 def _labels_of(image: Image, path: str) -> tuple[NDArray[Any], dict[int, NDArray[Any]], dict[int, str]]:
     """The label map of an opened mask, overlapping layers, and names that the file holds."""
-    pixels, names = image.pixels, _segment_names(image)
+    pixels, names = image.pixels, segment_names(image)
     if pixels.shape[0] == 1:
-        return _whole(pixels[0], path), {}, names
+        return whole_values(pixels[0], path), {}, names
     if image.unit.value == "label" or names:
         return _from_segments(pixels, path, names)
     if pixels.ndim == 3 and pixels.shape[0] in (3, 4):
@@ -170,47 +172,12 @@ def _merged(
     return merged, layers if overlap else {}
 
 
-def _segment_names(image: Image) -> dict[int, str]:
-    out = {}
-    for line in image.meta.get("segments", ()) or ():
-        number, _, name = str(line).partition(":")
-        if number.strip().isdigit():
-            out[int(number)] = name.strip()
-    return out
-
-
-def _whole(values: NDArray[Any], path: str) -> NDArray[Any]:
-    """Label values as unsigned whole numbers."""
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8)
-    if np.issubdtype(values.dtype, np.floating):
-        if not np.isfinite(values).all():
-            raise FileError(
-                path, found="values that are not finite", expected="whole label values", do="clean the mask"
-            )
-        rounded = np.rint(values)
-        if not np.array_equal(rounded, values):
-            raise FileError(
-                path,
-                found=f"fractions, such as {float(values[rounded != values].flat[0]):.4g}",
-                expected="whole label values",
-                do="threshold a probability map first",
-            )
-        values = rounded.astype(np.int64)
-    if values.size and values.min() < 0:
-        raise FileError(
-            path, found=f"label {int(values.min())}", expected="labels of 0 and more", do="correct the mask"
-        )
-    largest = int(values.max()) if values.size else 0
-    return values.astype(np.min_scalar_type(largest), copy=False)
-
-
 def _from_segments(
     pixels: NDArray[Any], path: str, names: dict[int, str]
 ) -> tuple[NDArray[Any], dict[int, NDArray[Any]], dict[int, str]]:
     """One label map where segments do not overlap, else one layer each."""
     values = sorted(names) if len(names) == pixels.shape[0] else list(range(1, pixels.shape[0] + 1))
-    masks = [_whole(layer, path) > 0 for layer in pixels]
+    masks = [whole_values(layer, path) > 0 for layer in pixels]
     merged, layers = _merged(dict(zip(values, masks, strict=True)), pixels.shape[1:], np.min_scalar_type(max(values)))
     return merged, layers, names
 
@@ -219,7 +186,7 @@ def _from_colours(pixels: NDArray[Any], path: str) -> tuple[NDArray[Any], dict[i
     """A mask in colour: grey if the channels are equal, else the label of a colour is 0xRRGGBB, black 0."""
     colour = pixels[:3]
     if np.array_equal(colour[0], colour[1]) and np.array_equal(colour[0], colour[2]):
-        return _whole(colour[0], path), {}, {}
+        return whole_values(colour[0], path), {}, {}
     code = (colour[0].astype(np.int64) << 16) | (colour[1].astype(np.int64) << 8) | colour[2]
     found = np.unique(code)
     if len(found) > _MOST_COLOURS or pixels.dtype != np.uint8:

@@ -23,9 +23,10 @@ from vesalius.core.image import Image, Unit
 from vesalius.core.labels import Labels
 from vesalius.core.progress import Progress, Silent
 from vesalius.core.version import __version__
-from vesalius.data.cases import open_channels
 from vesalius.data.discover import discover
 from vesalius.data.listing import list_files, stem_of
+from vesalius.data.truth import open_channels
+from vesalius.data.truth_files import CHANNELS, with_channels
 from vesalius.io.nifti_out import write_nifti
 from vesalius.measure.boundary_band import Band, apply_band
 from vesalius.predict.cohort import Outcome, gather
@@ -66,7 +67,8 @@ def gather_cases(inputs: Sequence[str | Path], channels: int) -> list[SegmentIte
     """Files, folders and DICOM series as cases; of models with several channels the files of each case together.
 
     Files named ``CASE_0000``, ``CASE_0001``... are the channels of one case; in folders of a known layout the channels
-    are those of the layout; any other files are taken in groups of `channels` if exactly that many are given.
+    are those of the layout; a NIfTI file with a fourth axis of that length is a case by itself; any other files are
+    taken as one case if exactly `channels` are given.
 
     Raises
     ------
@@ -93,7 +95,9 @@ def _grouped(inputs: Sequence[str | Path], channels: int) -> list[SegmentItem]:
             frame = discover(path)
             for case, rows in frame.frame.groupby("case_id", sort=False):
                 roles = rows[rows["role"].str.fullmatch(r"image(_\d+)?")].sort_values("role")
-                items.append(SegmentItem(str(case), tuple(str(frame.root / where) for where in roles["path"])))
+                paths = [str(frame.root / where) for where in roles["path"]]
+                members = [with_channels(paths[0], channels)] if len(paths) == 1 else paths
+                items.append(SegmentItem(str(case), tuple(members)))
         else:
             loose.append(path)
     named: dict[str, dict[int, str]] = defaultdict(dict)
@@ -102,6 +106,8 @@ def _grouped(inputs: Sequence[str | Path], channels: int) -> list[SegmentItem]:
         match = _CHANNEL.search(stem_of(path.name))
         if match:
             named[stem_of(path.name)[: match.start()]][int(match[1])] = str(path)
+        elif path in loose and (whole := with_channels(path, channels)) != str(path):
+            items.append(SegmentItem(stem_of(path.name), (whole,)))
         elif path in loose:
             rest.append(path)
     items = [one for one in items if len(one.sources) > 1 or not _CHANNEL.search(stem_of(Path(one.sources[0]).name))]
@@ -296,7 +302,7 @@ def _mask_file(
     found: Segmented, item: SegmentItem, out: Path, stem: str, formats: Sequence[str], labels: Labels
 ) -> str:
     """The label map: NIfTI with the header of the input, PNG for pictures."""
-    first = item.sources[0]
+    first = item.sources[0].removesuffix(f"#{CHANNELS}")
     picture = found.mask.grid.ndim == 2 and not labels.multilabel and "nifti" not in formats
     if picture and not first.endswith((".nii", ".nii.gz")):
         return write_mask(found.mask, out / f"{stem}.png").name

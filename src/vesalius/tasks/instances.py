@@ -58,11 +58,6 @@ class InstanceCase:
     spacing: Sequence[float] | None = None
 
 
-def semantic_of(instances: NDArray[Any]) -> NDArray[np.uint8]:
-    """1 where any object is, else 0; same shape."""
-    return (np.asarray(instances) != 0).astype(np.uint8)
-
-
 def instance_targets(instances: NDArray[Any], spacing: Sequence[float] | None = None) -> NDArray[np.float16]:
     """What a network is to learn about separate objects.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vesalius.core.environment import available_cores, available_memory
+from vesalius.core.environment import available_cores
 from vesalius.core.plan import Plan
 from vesalius.core.quantity import show_bytes, show_seconds
 from vesalius.data.fingerprint import Fingerprint
@@ -347,8 +347,3 @@ def preflight(plan: Plan, facts: Facts, measured: trial.Speed) -> Preflight:
         parameters=measured.parameters,
         epochs=steps * batch / max(facts.train_cases, 1),
     )
-
-
-def memory_left(asked: int | None) -> int:
-    """Bytes a run may take: what was asked for, or most of what is free."""
-    return asked if asked is not None else int(0.8 * available_memory())

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vesalius.core.environment import available_cores, available_memory
+from vesalius.core.environment import available_cores
 from vesalius.core.errors import PlanError, ResourceError
 from vesalius.core.labels import Labels
 from vesalius.core.plan import Plan
@@ -21,6 +21,7 @@ from vesalius.core.quantity import show_bytes, show_seconds
 from vesalius.data.cases import mask_values
 from vesalius.data.segment_survey import SegmentFingerprint
 from vesalius.measure.components import Step
+from vesalius.models.segmenters import strides_for
 from vesalius.predict.device import fast_bf16
 from vesalius.tasks.segment import regions_of
 from vesalius.train.segment_speed import SegmentSpeed, measure_segmenter
@@ -33,6 +34,7 @@ _PATCH_VALUES = {("cpu", 2): 256 * 256, ("cpu", 3): 96_000, ("gpu", 2): 512 * 51
 _BATCH = {("cpu", 2): 8, ("cpu", 3): 4, ("gpu", 2): 12, ("gpu", 3): 2}
 _WIDTHS = {"cpu": (32, 24, 16, 12, 8), "gpu": (32,)}
 _LARGEST = {2: 512, 3: 320}
+_STAGES = 7
 _WANTED_STEPS = {2: 1500, 3: 1800}
 """Gradient steps after which a wider network starts to pay; how it was measured: docs/segmentation.md."""
 
@@ -317,7 +319,7 @@ def _patch(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, settings:
             # In a few minutes many small patches teach more than few large ones.
             most = int(most * np.clip(facts.budget_s / 300, 0.35, 1.0))
         sides = _fitted(shape, spacing, most)
-        strides = plan["model.strides"] or strides_for(sides, spacing)
+        strides = plan["model.strides"] or strides_for(sides, spacing.tolist(), stages=_STAGES)
         steps = np.prod(np.array(strides), axis=0)
         patch = [int(max(-(-side // step) * step, step)) for side, step in zip(sides, steps, strict=True)]
         whole = all(p >= s for p, s in zip(patch, shape, strict=True))
@@ -329,7 +331,7 @@ def _patch(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, settings:
             else f"median case {[int(s) for s in shape]}; more does not fit time and memory",
         )
     if "model.strides" not in settings and plan["model.name"] in ("unet", "resunet"):
-        chosen = strides_for(plan["model.patch"], spacing, exact=True)
+        chosen = strides_for(plan["model.patch"], spacing.tolist(), stages=_STAGES, exact=True)
         plan.decide("model.strides", [list(s) for s in chosen], "halved until about 4 cells a side, thick slices later")
     if "optim.batch_size" not in settings:
         plan.decide("optim.batch_size", _BATCH[facts.kind, found.dims], "enough for stable statistics on this device")
@@ -349,31 +351,6 @@ def _fitted(shape: np.ndarray[Any, Any], spacing: np.ndarray[Any, Any], most: in
     while np.prod(sides) > most:
         sides[int(np.argmax(sides * spacing * (sides > 8)))] *= 0.96
     return [max(4, round(float(side))) for side in sides]
-
-
-def strides_for(sides: Any, spacing: Any, *, exact: bool = False) -> list[tuple[int, ...]]:
-    """One stride per stage: an axis is halved while 4 cells are left and its voxels are not much longer than others.
-
-    Parameters
-    ----------
-    exact
-        Only sides that divide evenly are halved (a patch is given).
-    """
-    left = np.asarray(sides, dtype=float)
-    steps = np.asarray(spacing, dtype=float).copy()
-    found: list[tuple[int, ...]] = [(1,) * len(left)]
-    while len(found) < 7:
-        enough = left >= 8
-        if exact:
-            enough &= left % 2 == 0
-        if not enough.any():
-            break
-        finest = steps[enough].min()
-        halve = enough & (steps < 2 * finest)
-        found.append(tuple(2 if h else 1 for h in halve))
-        left = np.where(halve, left / 2 if exact else np.ceil(left / 2), left)
-        steps = np.where(halve, steps * 2, steps)
-    return found
 
 
 def _network(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, settings: Mapping[str, Any]) -> SegmentSpeed:
@@ -493,8 +470,3 @@ def _preflight(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, speed
         parameters=speed.parameters,
         steps=steps,
     )
-
-
-def memory_left(asked: int | None) -> int:
-    """Bytes a run may take: what was asked for, or most of what is free."""
-    return asked if asked is not None else int(0.8 * available_memory())
