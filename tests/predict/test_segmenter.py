@@ -198,6 +198,44 @@ class TestDecision:
         assert clear.mean() > 0.99
         np.testing.assert_array_equal(found[clear], logits.argmax(axis=0)[clear])
 
+    @pytest.mark.parametrize("members", [1, 3])
+    def test_disagreement_of_networks_or_else_of_views(self, members):
+        made = bundle(side=16, members=members)
+        made.views, made.temperature = [[], [2]], 1.7
+        values = volume((16, 16, 16))
+        seen = torch.from_numpy(Conform(made.preprocess)(Image(grid((16, 16, 16)), values)).all())[None]
+        with torch.inference_mode():
+            logits = np.stack([
+                [network(seen.flip(axes)).flip(axes)[0].numpy() for axes in ([], [4])] for network in made.networks()
+            ])  # fmt: skip
+        opinions = logits.mean(axis=1) if members > 1 else logits[0]
+        p = np.exp(opinions / 1.7 - (opinions / 1.7).max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        top = p.mean(axis=0).argmax(axis=0)[None, None]
+        spread = np.take_along_axis(p, np.repeat(top, len(p), axis=0), axis=1)[:, 0].std(axis=0)
+        model = SegmentPredictor(made, device="cpu")
+        found = model.segment(Image(grid((16, 16, 16)), values), "a", Wanted(spread=True))
+        two = np.sort(p.mean(axis=0), axis=0)
+        clear = two[-1] - two[-2] > 5e-3
+        np.testing.assert_allclose(found.spread[clear], spread[clear], atol=3e-3)
+        assert spread.max() > 0.1
+        assert model.opinions == max(members, 2 if members == 1 else 0)
+
+    def test_a_temperature_changes_probabilities_and_no_mask(self):
+        made = bundle(side=16)
+        image = Image(grid((16, 16, 16)), volume((16, 16, 16)))
+        plain = SegmentPredictor(made, device="cpu").segment(image, "a", Wanted(probabilities=True))
+        made.temperature = 3.0
+        model = SegmentPredictor(made, device="cpu")
+        soft = model.segment(image, "a", Wanted(probabilities=True))
+        raw = model.segment(image, "a", Wanted(probabilities=True, calibrated=False))
+        np.testing.assert_array_equal(soft.mask.values, plain.mask.values)
+        np.testing.assert_array_equal(raw.probabilities, plain.probabilities)
+        kept = np.log(np.maximum(plain.probabilities.astype(np.float64), 1e-30)) / 3
+        wanted = np.exp(kept) / np.exp(kept).sum(axis=0)
+        sure = plain.probabilities.min(axis=0) > 1e-4
+        np.testing.assert_allclose(soft.probabilities[:, sure], wanted[:, sure], atol=5e-3)
+
     def test_regions_are_decided_each_by_itself(self):
         made = bundle(BRATS, channels=4, side=16)
         values = volume((16, 16, 16), channels=4)
@@ -257,6 +295,20 @@ class TestObjects:
         assert p.shape == (1, 48, 60)
         wanted = -(p * np.log2(np.maximum(p, 1e-9)) + (1 - p) * np.log2(np.maximum(1 - p, 1e-9)))[0]
         np.testing.assert_allclose(found.entropy, wanted, atol=5e-3)
+
+    def test_views_disagree_about_the_foreground_and_a_temperature_softens_it(self):
+        image = self.picture()
+        made = bundle(CELLS, dims=2, channels=3)
+        made.views = [[], [1]]
+        plain = SegmentPredictor(made, device="cpu").segment(image, "a", Wanted(probabilities=True, spread=True))
+        made.temperature = 2.0
+        soft = SegmentPredictor(made, device="cpu").segment(image, "a", Wanted(probabilities=True, spread=True))
+        np.testing.assert_array_equal(plain.mask.values, soft.mask.values)
+        p = plain.probabilities.astype(np.float64)
+        sure = (p > 1e-2) & (p < 1 - 1e-2)
+        logits = np.log(p[sure] / (1 - p[sure])) / 2
+        np.testing.assert_allclose(soft.probabilities[sure], 1 / (1 + np.exp(-logits)), atol=5e-3)
+        assert 0.01 < plain.spread.max() <= 0.5
 
     def test_a_bundle_of_half_size_answers_in_full_size(self):
         image = self.picture()

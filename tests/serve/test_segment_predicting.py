@@ -155,6 +155,12 @@ class TestRun:
         bundle = Bundle.load(done.run)
         assert bundle.task == "segment"
         assert bundle.labels.names == ("background", "body")
+        trust = metrics["calibration"]
+        assert trust["temperature"] == bundle.temperature
+        assert trust["cases"] == metrics["cases"]
+        assert trust["ece"]["after"]["value"] <= trust["ece"]["before"]["value"] + 0.02
+        assert sum(one["cases"] for one in trust["reliability"]) > 1000
+        assert "Can the probabilities be believed?" in done.report.read_text(encoding="utf-8")
 
     def test_what_was_judged_is_what_predict_writes(self, trained, data, tmp_path):
         """Masks of the test cases in the run, their Dice in the tables, and a prediction of the file agree."""
@@ -253,6 +259,20 @@ class TestFiles:
         assert [c.Modality for c in contours] == ["RTSTRUCT"]
         meshes = [name for name in files if name.endswith(".stl")]
         assert len(meshes) == sum(int((mask == k).any()) for k in (1, 2))
+
+    def test_one_network_with_one_view_cannot_disagree(self, organs, tmp_path):
+        path = scan(tmp_path / "scan.nii.gz")
+        with pytest.raises(UsageError, match=r"cannot disagree with itself; train with --set split.folds=5"):
+            jobs.predict(organs, path, out=tmp_path / "out", device="cpu", formats=("disagreement",))
+        model = Bundle.load(organs)
+        model.views = [[], [2]]
+        model.save(tmp_path / "two" / "bundle")
+        done = jobs.predict(tmp_path / "two" / "bundle", path, out=tmp_path / "out", device="cpu",
+                            formats=("nifti", "disagreement"))  # fmt: skip
+        assert done.predictions[0]["files"] == ["scan.nii.gz", "scan-disagreement.nii.gz"]
+        values = np.asarray(nib.load(tmp_path / "out" / "scan-disagreement.nii.gz").dataobj)
+        assert values.shape == (20, 18, 16)
+        assert 0 < values.max() <= 0.5
 
     def test_a_band_needs_validation_cases(self, organs, tmp_path):
         done = jobs.predict(organs, scan(tmp_path / "scan.nii.gz"), out=tmp_path / "out", device="cpu",

@@ -26,6 +26,7 @@ def print_inspection(found: dict[str, Any]) -> None:
     )
     console.print(f"{found['images']} images, {found['patients']} patients{known}", highlight=False)
     _classes(console, found)
+    _structures(console, found.get("masks") or {})
     _geometry(console, found["geometry"])
     _duplicates(console, found)
     for path, reason in list(found["unreadable"].items())[:MOST_PROBLEMS]:
@@ -52,6 +53,22 @@ def _classes(console: Console, found: dict[str, Any]) -> None:
         parts = [str(found["split_classes"][split].get(name, 0)) for split in splits]
         table.add_row(name, str(count), str(found["class_patients"].get(name, "")), *parts)
     console.print(table)
+
+
+def _structures(console: Console, masks: dict[str, Any]) -> None:
+    from vesalius.serve.looking import structure_row
+
+    rows = [structure_row(name, entry) for name, entry in (masks.get("structures") or {}).items()]
+    if rows:
+        table = Table(*rows[0])
+        for row in rows:
+            table.add_row(*row.values())
+        console.print(table)
+    unusable = masks.get("unusable") or {}
+    for case, reason in list(unusable.items())[:MOST_PROBLEMS]:
+        console.print(f"[red]unusable[/red] {case}: {reason}", highlight=False)
+    if len(unusable) > MOST_PROBLEMS:
+        console.print(f"... and {len(unusable) - MOST_PROBLEMS} more; --json or --out lists all", highlight=False)
 
 
 def _geometry(console: Console, facts: dict[str, Any]) -> None:

@@ -175,7 +175,7 @@ def predict_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="formats",
         help="may be repeated; classification: json, csv, png; segmentation: "
-        "nifti, png, overlay, dicomseg, rtstruct, mesh, probabilities, uncertainty, band",
+        "nifti, png, overlay, dicomseg, rtstruct, mesh, probabilities, uncertainty, disagreement, band",
     )
     parser.add_argument(
         "--backend", choices=("auto", "torch", "openvino", "onnxruntime"), help="what computes the tiles"

@@ -101,6 +101,24 @@ class Backend(ABC):
     def _logits(self, member: int, tiles: FloatArray) -> Tensor: ...
 
 
+class OneMember(Backend):
+    """One network of a back end by itself, without compiling it again."""
+
+    def __init__(self, whole: Backend, member: int) -> None:
+        super().__init__(
+            1,
+            inputs=whole.inputs,
+            patch=whole.patch,
+            batch=whole.batch,
+            precision=whole.precision,
+            device=whole.device,
+        )
+        self.name, self.whole, self.member = whole.name, whole, member
+
+    def _logits(self, member: int, tiles: FloatArray) -> Tensor:
+        return self.whole._logits(self.member, tiles)
+
+
 def make_backend(
     networks: Sequence[nn.Module],
     *,

@@ -106,6 +106,8 @@ class Restorer:
     entropy
         ``full``, floating point: entropy of the probabilities over its largest value log K; of regions, the largest
         binary entropy in bits.
+    temperature
+        What logits are divided by before they become probabilities; the decision does not depend on it.
 
     Raises
     ------
@@ -124,10 +126,14 @@ class Restorer:
         probabilities: NDArray[Any] | None = None,
         confidence: NDArray[Any] | None = None,
         entropy: NDArray[Any] | None = None,
+        temperature: float = 1.0,
     ) -> None:
+        if not temperature > 0:
+            raise ValueError(f"the temperature must be above 0, got {temperature}")
         if regions is not None and len(regions) != classes:
             raise ValueError(f"{classes} channels need {classes} numbers of regions, got {len(regions)}")
         self.placement, self.classes, self.kind = placement, classes, kind
+        self.temperature = np.float32(temperature)
         self.regions = regions is not None
         self.codes = np.asarray(range(classes) if regions is None else regions, dtype=np.uint16)
         if labels is None:
@@ -223,6 +229,8 @@ class Restorer:
         values = self._values
         if self.kind == "probabilities":
             return np.clip(values, 0, 1)
+        if self.temperature != 1:
+            values = values / self.temperature
         if self.regions:
             p: FloatArray = 0.5 * (1 + np.tanh(0.5 * values))
             return p

@@ -10,12 +10,13 @@ Three lines::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from vesalius.core.case import Case
 from vesalius.core.errors import DataError, UsageError
@@ -23,7 +24,8 @@ from vesalius.core.image import Image
 from vesalius.core.labels import Labels
 from vesalius.core.prediction import Mask
 from vesalius.measure.components import apply_steps, apply_to_layers
-from vesalius.predict.backends import Backend, make_backend
+from vesalius.measure.uncertainty import disagreement
+from vesalius.predict.backends import Backend, OneMember, make_backend
 from vesalius.predict.bundle import Bundle
 from vesalius.predict.device import pick_device, use_cores
 from vesalius.predict.restore import Placement, Restorer
@@ -51,13 +53,20 @@ class Wanted:
         ``(K, *S)`` float16.
     entropy
         ``(*S)`` float16: normalised entropy of the averaged prediction.
+    spread
+        ``(*S)`` float16: standard deviation, over the networks of an ensemble or else over the views, of the
+        probability of what the mean says (`measure.uncertainty.disagreement`); each of them is computed by itself.
     post
         Apply the post-processing of the bundle.
+    calibrated
+        Divide logits by the bundle's temperature before they become probabilities; no mask depends on it.
     """
 
     probabilities: bool = False
     entropy: bool = False
+    spread: bool = False
     post: bool = True
+    calibrated: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +77,7 @@ class Segmented:
     mask: Mask
     probabilities: NDArray[np.float16] | None = None
     entropy: NDArray[np.float16] | None = None
+    spread: NDArray[np.float16] | None = None
     tiles: TileCount = field(default_factory=TileCount)
     scale: float = 1.0
 
@@ -152,10 +162,52 @@ class SegmentPredictor:
             Mask(case_id, self.labels, image.grid, values),
             maps.get("probabilities") if wanted.probabilities else None,
             maps.get("entropy"),
+            self._spread(fitted, wanted) if wanted.spread else None,
             count,
         )
 
-    def slabs(self, fitted: Conformed, count: TileCount | None = None, *, views: Any = None) -> Any:
+    @property
+    def opinions(self) -> int:
+        """How many networks, or else views, can disagree."""
+        return self.backend.members if self.backend.members > 1 else len(self.views)
+
+    def _spread(self, fitted: Conformed, wanted: Wanted) -> NDArray[np.float16]:
+        """How much the networks (of one network, the views) differ at each voxel of the file; 0 where one is alone."""
+        found = disagreement(self._opinion(fitted, number, wanted) for number in range(self.opinions))
+        return found.spread.astype(np.float16)
+
+    def _opinion(self, fitted: Conformed, number: int, wanted: Wanted) -> NDArray[np.float16]:
+        """Probabilities ``(K, *S)`` of one network, or of one view."""
+        placement = Placement.of(fitted)
+        several = self.backend.members > 1
+        backend = OneMember(self.backend, number) if several else self.backend
+        views = self.views if several else (self.views[number],)
+        if self.task.labels.instances:
+            maps = self.maps(fitted, backend=backend, views=views)
+            alone = np.zeros((1, *placement.full), dtype=np.float16)
+            placement.view(alone)[0] = enlarged(self._calibrated(maps[FOREGROUND], wanted), placement.cut)
+            return alone
+        restorer, found = self._restorer(placement, replace(wanted, probabilities=True, entropy=False))
+        for start, stop, values in self.slabs(fitted, views=views, backend=backend):
+            restorer.add(start, stop, values)
+        restorer.finish()
+        return found["probabilities"]
+
+    def _calibrated(self, p: NDArray[np.float32], wanted: Wanted) -> NDArray[np.float32]:
+        """Probabilities of one structure at the bundle's temperature."""
+        if not wanted.calibrated or self.bundle.temperature == 1:
+            return p
+        kept = np.clip(p, 1e-7, 1 - 1e-7)
+        return np.asarray(expit(logit(kept) / np.float32(self.bundle.temperature)), dtype=np.float32)
+
+    def slabs(
+        self,
+        fitted: Conformed,
+        count: TileCount | None = None,
+        *,
+        views: Any = None,
+        backend: Backend | None = None,
+    ) -> Any:
         """Logits by planes of the prepared grid, averaged over tiles, members and `views`; see `predict_slabs`."""
         settings = TileSettings(
             self.patch,
@@ -164,11 +216,13 @@ class SegmentPredictor:
             mirror=views or self.views,
             skip=self._skip(fitted),
         )
-        return predict_slabs(fitted.read, fitted.shape, self.backend, settings, self.task.outputs, count=count)
+        return predict_slabs(
+            fitted.read, fitted.shape, backend or self.backend, settings, self.task.outputs, count=count
+        )
 
-    def maps(self, fitted: Conformed) -> NDArray[np.float32]:
+    def maps(self, fitted: Conformed, **options: Any) -> NDArray[np.float32]:
         """Outputs of single objects between 0 and 1, ``(3, *shape)``: foreground, inner distance, border."""
-        logits = np.concatenate([np.array(values) for _, _, values in self.slabs(fitted)], axis=1)
+        logits = np.concatenate([np.array(values) for _, _, values in self.slabs(fitted, **options)], axis=1)
         return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -30, 30))), dtype=np.float32)
 
     def open(self, item: Input | Sequence[str | Path]) -> tuple[Image, str]:
@@ -200,6 +254,8 @@ class SegmentPredictor:
             maps["entropy"] = np.zeros(placement.full, dtype=np.float16)
         regions = list(range(1, self.task.outputs + 1)) if overlapping else None
         options: dict[str, Any] = dict(maps)
+        if wanted.calibrated:
+            options["temperature"] = self.bundle.temperature
         return Restorer(placement, self.task.outputs, regions=regions, **options), maps
 
     def _processed(self, values: NDArray[Any], image: Image, wanted: Wanted) -> NDArray[Any]:
@@ -230,13 +286,16 @@ class SegmentPredictor:
         probabilities = None
         if wanted.probabilities or wanted.entropy:
             probabilities = np.zeros((1, *placement.full), dtype=np.float16)
-            placement.view(probabilities)[0] = enlarged(maps[FOREGROUND], placement.cut)
+            placement.view(probabilities)[0] = enlarged(self._calibrated(maps[FOREGROUND], wanted), placement.cut)
         entropy = None
         if wanted.entropy and probabilities is not None:
             p = np.clip(probabilities[0].astype(np.float32), 1e-6, 1 - 1e-6)
             entropy = (-(p * np.log2(p) + (1 - p) * np.log2(1 - p))).astype(np.float16)
         mask = Mask(case_id, self.labels, image.grid, whole)
-        return Segmented(image, mask, probabilities if wanted.probabilities else None, entropy, TileCount(), scale)
+        spread = self._spread(fitted, wanted) if wanted.spread else None
+        return Segmented(
+            image, mask, probabilities if wanted.probabilities else None, entropy, spread, TileCount(), scale
+        )
 
     def _decoded(self, fitted: Conformed) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         maps = self.maps(fitted)

@@ -30,6 +30,7 @@ def write_inspect_page(
     problems: Sequence[Any] = (),
     duplicates: pd.DataFrame | Sequence[Any] | None = None,
     geometry: pd.DataFrame | Mapping[str, Any] | None = None,
+    structures: pd.DataFrame | None = None,
     montage: Mapping[str, bytes] | None = None,
     title: str = "",
     next_steps: str = "",
@@ -49,6 +50,8 @@ def write_inspect_page(
         A table, or one line (or pair) for each group of equal images.
     geometry
         A table, or facts by name.
+    structures
+        Of masks: one row per structure.
     montage
         One contact sheet (PNG) by class.
     title
@@ -69,6 +72,7 @@ def write_inspect_page(
         "sheets": _sheets(montage or {}),
         "geometry": None if isinstance(geometry, Mapping) else _grid_of(geometry, "Geometry", MOST_ROWS),
         "geometry_facts": _facts(geometry),
+        "structures": None if structures is None else _grid_of(structures, "Structure", MOST_ROWS),
         "duplicates": doubles,
         "duplicates_lead": "Equal or nearly equal images. A pair split between training and test makes the test "
         "worthless.",

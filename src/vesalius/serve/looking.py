@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from vesalius.core.errors import DataError
 from vesalius.core.progress import Progress, track
@@ -18,6 +19,7 @@ from vesalius.data.manifest import Manifest
 from vesalius.io.open import open_image
 from vesalius.report.inspect_page import write_inspect_page
 from vesalius.report.pictures import contact_sheet, panels
+from vesalius.serve.looking_masks import look_at_masks, outlined_cases
 
 PICTURES_PER_CLASS = 12
 
@@ -65,9 +67,23 @@ def inspect(manifest: Manifest, data: Path, out: Path | None, workers: int, prog
         "data_hash": fingerprint.data_hash,
         "problems": [{"severity": p.severity, "path": p.path, "text": p.text} for p in manifest.problems],
     }
+    if manifest.task == "segment" and manifest.labels is not None:
+        found["masks"] = look_at_masks(manifest, workers, progress)
     if out is not None:
         found["page"] = str(_page(out, manifest, found, progress))
     return found
+
+
+def structure_row(name: str, entry: dict[str, Any]) -> dict[str, str]:
+    """One structure of `look_at_masks` as people read it."""
+    row = {"structure": name, "cases": str(entry["cases"]), "size, 5th to 95th percentile": "-"}
+    if "size" in entry:
+        low, middle, high = (f"{value:.3g}" for value in entry["size"])
+        row["size, 5th to 95th percentile"] = f"{middle} {entry['unit']} ({low} to {high})"
+    if "objects" in entry:
+        row["objects"] = f"{entry['objects']}, {entry['objects_per_case'][1]:.0f} a case"
+        row["diameter"] = f"{entry['diameter_px'][1]:.0f} px"
+    return row
 
 
 def _geometry(fingerprint: Fingerprint) -> dict[str, Any]:
@@ -109,6 +125,9 @@ def _page(out: Path, manifest: Manifest, found: dict[str, Any], progress: Progre
     rows = [" = ".join(group) for group in found["duplicates"]["exact"]]
     rows += [f"{p['first']} ~ {p['second']} (similarity {p['similarity']})" for p in found["duplicates"]["near"]]
     failed = [f"{name}: {reason}" for name, reason in found["unreadable"].items()]
+    masks = found.get("masks") or {"structures": {}, "unusable": {}}
+    failed += [f"{case}: {reason}" for case, reason in masks["unusable"].items()]
+    structures = pd.DataFrame([structure_row(name, entry) for name, entry in masks["structures"].items()])
     return write_inspect_page(
         path,
         summary=summary,
@@ -116,6 +135,7 @@ def _page(out: Path, manifest: Manifest, found: dict[str, Any], progress: Progre
         problems=[*manifest.problems, *failed],
         duplicates=rows,
         geometry=_flat(found["geometry"]),
+        structures=structures if len(structures) else None,
         montage=_montage(manifest, progress),
         next_steps=f"vesalius train {found['data']} --out runs/first --budget 5m",
     )
@@ -142,6 +162,9 @@ def _short(value: Any) -> str:
 def _montage(manifest: Manifest, progress: Progress) -> dict[str, bytes]:
     """A contact sheet per class, cases drawn at random."""
     cases = manifest.cases
+    if manifest.task == "segment" and manifest.labels is not None:
+        outlined = outlined_cases(manifest, PICTURES_PER_CLASS, 168)
+        return {"cases with their masks": contact_sheet(outlined, columns=6)} if outlined else {}
     names = manifest.labels.names if manifest.labels else ("",)
     sheets: dict[str, bytes] = {}
     for name in track(names, progress, "pictures"):

@@ -45,6 +45,7 @@ FORMATS = (
     "mesh",
     "probabilities",
     "uncertainty",
+    "disagreement",
     "band",
 )
 _CHANNEL = re.compile(r"_(\d{4})$")
@@ -136,6 +137,11 @@ def predict_segments(
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown:
         raise UsageError(f"--format {', '.join(unknown)}: segmentation writes {', '.join(FORMATS)}")
+    if "disagreement" in formats and predictor.opinions < 2:
+        raise UsageError(
+            "--format disagreement: this model is one network with one view, and cannot disagree with itself; "
+            "train with --set split.folds=5, or ask for uncertainty"
+        )
     out, progress = Path(out), progress or Silent()
     out.mkdir(parents=True, exist_ok=True)
     items = _unique(gather_cases(inputs, predictor.conform.channels))
@@ -186,7 +192,11 @@ def _overview(path: Path, outcome: Outcome) -> None:
 
 
 def _wanted(formats: Sequence[str]) -> Wanted:
-    return Wanted(probabilities="probabilities" in formats, entropy="uncertainty" in formats)
+    return Wanted(
+        probabilities="probabilities" in formats,
+        entropy="uncertainty" in formats,
+        spread="disagreement" in formats,
+    )
 
 
 def _fail(outcome: Outcome, item: SegmentItem, line: str, progress: Progress) -> None:
@@ -278,6 +288,8 @@ def write_case(
         files.append(_values(out / f"{stem}-probabilities.nii.gz", found.probabilities, grid))
     if "uncertainty" in formats and found.entropy is not None:
         files.append(_values(out / f"{stem}-uncertainty.nii.gz", found.entropy[None], grid))
+    if "disagreement" in formats and found.spread is not None:
+        files.append(_values(out / f"{stem}-disagreement.nii.gz", found.spread[None], grid))
     if "band" in formats:
         files += _bands(found, out, stem, predictor, notes)
     entry = {

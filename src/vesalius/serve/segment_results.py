@@ -27,6 +27,7 @@ from vesalius.data.truth import open_case_image, open_truth, region_planes
 from vesalius.evaluate.postprocessing import choose_steps
 from vesalius.evaluate.segment_study import SegmentStudy, segment_study
 from vesalius.evaluate.segment_table import score_case, segment_table
+from vesalius.evaluate.segment_trust import VoxelTrust
 from vesalius.evaluate.table import write_table
 from vesalius.io.nifti_out import write_nifti
 from vesalius.io.open import open_image
@@ -127,6 +128,7 @@ def judge_segments(
         split=split,
         seed=int(plan["run.seed"]),
         leakage={**cohort.leakage.counts(), "allowed": cohort.leaked},
+        calibration=judge.trust.to_json(split),
         band={} if band is None else named_band(band.to_json(), cohort.labels),
         timing={"predict_ms_per_case": round(judge.seconds / max(judge.predicted, 1) * 1e3, 3)},
     )
@@ -184,6 +186,7 @@ class Judge:
         self.folder, self.held, self.progress = folder, list(held), progress
         self.seconds, self.predicted = 0.0, 0
         self.notes: list[str] = []
+        self.trust = VoxelTrust(labels, None if bundle.temperature == 1 else bundle.temperature)
         self._predictors: dict[int | None, SegmentPredictor] = {}
         folder.mkdir(parents=True, exist_ok=True)
         for rest in folder.glob(".*.part"):  # of a process that was killed while it wrote
@@ -213,19 +216,36 @@ class Judge:
             self.notes.append(f"decoding of objects, chosen on {len(cases)} validation images: {said}")
 
     def predict(self) -> None:
-        """Masks of all held-out cases on the grids of their files, without post-processing; what is there is kept."""
+        """Masks of all held-out cases on the grids of their files, without post-processing.
+
+        Probabilities are counted on the way: those of validation cases, which come first, fit the temperature of the
+        bundle, and those of the test part judge it.
+        """
+        fitted = not self.plan["calibrate.temperature"]
         self.progress.start("predict", len(self.held), "cases")
         for entry in self.held:
             path = self.path(entry)
             predictor = self.predictor(entry.member)
+            if entry.split != "val" and not fitted:
+                self.trust.fit()
+                fitted = True
             image = open_case_image(self.manifest, entry.case_id)
+            counted = self.trust.wants(entry.split, image.grid.shape)
             begin = time.perf_counter()
-            found = predictor.segment(image, entry.case_id, Wanted(post=False))
+            found = predictor.segment(image, entry.case_id, Wanted(post=False, probabilities=counted, calibrated=False))
             self.seconds += time.perf_counter() - begin
             self.predicted += 1
             write_mask(found.mask, path)
+            if found.probabilities is not None:
+                truth = self.truth(entry, image)
+                spacing = image.grid.spacing_mm
+                self.trust.add(entry.split, entry.patient_id, found.probabilities, truth, spacing)
             self.progress.advance()
         self.progress.stop()
+        if not fitted:
+            self.trust.fit()
+        if self.trust.temperature is not None:
+            self.bundle.temperature = self.trust.temperature
 
     def path(self, entry: Held) -> Path:
         """Where the mask of a case lies."""
