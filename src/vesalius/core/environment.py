@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -36,6 +37,28 @@ def share_cores() -> None:
     processes on two cores a training step took four times as long as with sleeping threads.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes; 0 where the system does not tell."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) << 10
+    import sys
+
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(found) << (0 if sys.platform == "darwin" else 10)
+
+
+def forget_peak_memory() -> None:
+    """Let `peak_memory` count from now, where the system allows it (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def available_memory() -> int:

@@ -121,6 +121,7 @@ KEYS: dict[str, Key] = {
     "run.seed": Key(int, 0, "Every random decision follows from it.", 0),
     "run.device": Key(str, "auto", "auto, cpu, cuda, cuda:1 or mps."),
     "run.memory_bytes": Key(int, None, "Memory the whole run may take.", 1 << 26, optional=True),
+    "run.estimate_bytes": Key(int, None, "Peak memory that the planner expects; the run compares.", 0, optional=True),
     "run.budget_s": Key(float, None, "Wall time from the start to the report.", 1, optional=True),
     "run.reserve_s": Key(float, 0.0, "Part of the budget kept for testing and the report.", 0),
     "run.workers": Key(int, 1, "Processes or threads that decode files.", 1, 256),

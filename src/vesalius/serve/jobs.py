@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vesalius.core.environment import available_cores, cache_folder, process_rank
+from vesalius.core.environment import available_cores, cache_folder, forget_peak_memory, process_rank
 from vesalius.core.errors import DataError, PlanError, ResourceError, UsageError
 from vesalius.core.plan import Plan
 from vesalius.core.progress import Progress, Silent
@@ -122,6 +122,7 @@ def train(
         With the exit code of the command line; `core.errors`.
     """
     progress, start = progress or Silent(), started if started is not None else time.monotonic()
+    forget_peak_memory()
     folder = RunFolder(Path(out))
     request = _request(data, task, settings, budget, memory, device, seed, workers, allow_leakage, reading)
     if resume and data is None and not folder.request.exists():
@@ -222,8 +223,25 @@ def _planned(
     start: float,
     progress: Progress,
 ) -> tuple[Plan, Preflight | SegmentPreflight]:
-    if manifest.task == "segment":
-        return planned(manifest, settings, budget_s, memory, device, seed, workers, start, progress)
+    kind = planned if manifest.task == "segment" else _classification
+    made, flight = kind(manifest, settings, budget_s, memory, device, seed, workers, start, progress)
+    made.decide(
+        "run.estimate_bytes", flight.memory_bytes, "counted: values kept for the backward pass, weights, prepared data"
+    )
+    return made, flight
+
+
+def _classification(
+    manifest: Manifest,
+    settings: Mapping[str, Any],
+    budget_s: float | None,
+    memory: int | None,
+    device: str,
+    seed: int,
+    workers: int | None,
+    start: float,
+    progress: Progress,
+) -> tuple[Plan, Preflight]:
     found = survey(manifest, seed=seed, progress=progress)
     where = pick_device(device)
     if where.type == "cpu":

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vesalius.core.environment import cache_folder, process_rank
+from vesalius.core.environment import cache_folder, peak_memory, process_rank
 from vesalius.core.files import atomic, write_json
 from vesalius.core.plan import Plan
 from vesalius.core.progress import Progress
 from vesalius.core.provenance import provenance
+from vesalius.core.quantity import show_bytes
 from vesalius.data.cohort import Cohort, assemble
 from vesalius.data.manifest import Manifest
 from vesalius.data.prepare import prepare
@@ -28,6 +29,9 @@ from vesalius.train.run import RunFolder, folds, train_member
 from vesalius.transforms.preprocess import Preprocess
 
 Places = NDArray[np.int64]
+
+# What takes more than the estimate by this part of it is warned of.
+_MEMORY_TOLERANCE = 0.25
 
 
 @dataclass
@@ -154,10 +158,22 @@ class Workshop:
             store=self.store.key,
             threads=_threads(),
             budget_s=self.request["budget_s"],
+            memory=self._memory(progress),
         )
         write_json(self.folder.provenance, origin)
         report, metrics, notes = self.results(members, origin, trained_s, progress)
         return Trained(self.folder.root, report, self.folder.bundle, metrics, notes, time.monotonic() - start)
+
+    def _memory(self, progress: Progress) -> dict[str, int | None]:
+        """The peak of planning, preparing and training beside what the plan expected."""
+        peak, expected = peak_memory(), self.plan["run.estimate_bytes"]
+        said = f"memory: {show_bytes(peak)} at most"
+        if expected is not None and pick_device(self.request["device"]).type == "cpu":
+            said += f", {show_bytes(expected)} expected"
+            if peak > (1 + _MEMORY_TOLERANCE) * expected:
+                progress.warn(f"{said}; the estimate was too low, leave room when you state --memory")
+        progress.say(said)
+        return {"peak_bytes": peak, "estimated_bytes": expected}
 
     def results(
         self, members: list[dict[str, Any]], origin: dict[str, Any], trained_s: float, progress: Progress
