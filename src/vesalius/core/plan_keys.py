@@ -220,6 +220,7 @@ KEYS: dict[str, Key] = {
     "predict.views": Key(list, [], "Flips averaged at prediction, each a list of axes.", items=_AXES),
     "predict.batch_size": Key(int, 128, "Cases (or tiles) per forward pass.", 1),
     "predict.overlap": Key(float, 0.5, "Part of a tile that the next one covers again.", 0, 0.9),
+    "predict.slack": Key(float, 0.4, "Part of a step by which steps may grow to save a row of tiles.", 0, 0.5),
     "predict.backend": Key(
         str, "auto", "What computes the tiles.", choices=("auto", "torch", "openvino", "onnxruntime")
     ),

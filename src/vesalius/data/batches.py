@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -41,7 +42,83 @@ class Batch:
     targets: NDArray[Any]
 
 
-class Batches:
+class Draws(ABC):
+    """Which cases each batch holds: a pure function of (seed, step), cut evenly among the processes.
+
+    Parameters
+    ----------
+    rows
+        ``(N,)``: rows of a store.
+    size
+        Global batch size; `world` must divide it.
+
+    Raises
+    ------
+    ValueError
+        Without cases, or for a batch that does not divide.
+    """
+
+    ahead = 2
+    """Batches that are read while the caller computes, the present one included."""
+
+    def __init__(self, rows: NDArray[np.int64], *, size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        if len(rows) == 0:
+            raise ValueError("no training cases")
+        if size % world:
+            raise ValueError(f"a batch of {size} does not divide over {world} processes; choose a multiple of {world}")
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.size, self.seed, self.rank, self.world = size, seed, rank, world
+        self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Gradient steps in one pass over the cases."""
+        return len(self.rows) / self.size
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """The ``N`` draws of an epoch, as places in the list of training cases."""
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, self._drawn(generator(self.seed, "order", epoch)))
+        return self._epoch[1]
+
+    def _drawn(self, draw: np.random.Generator) -> NDArray[np.int64]:
+        """One epoch: every case once."""
+        return np.asarray(draw.permutation(len(self.rows)), dtype=np.int64)
+
+    def places(self, step: int) -> NDArray[np.int64]:
+        """The cases of the whole global batch of a step, as places in the list of training cases."""
+        count = len(self.rows)
+        stream = np.arange(step * self.size, (step + 1) * self.size)
+        out = np.empty(self.size, dtype=np.int64)
+        for epoch in range(int(stream[0]) // count, int(stream[-1]) // count + 1):
+            here = stream // count == epoch
+            out[here] = self.order(epoch)[stream[here] % count]
+        return out
+
+    def own(self, step: int) -> tuple[int, NDArray[np.int64]]:
+        """The first place of this process in the global batch of a step, and its cases."""
+        share = self.size // self.world
+        first = self.rank * share
+        return first, self.places(step)[first : first + share]
+
+    @abstractmethod
+    def __call__(self, step: int) -> Batch:
+        """This process's part of batch `step`."""
+
+    def stream(self, start: int, stop: int) -> Iterator[Batch]:
+        """Batches `start` to `stop`, the next ones being read while the caller computes."""
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
+            waiting: deque[Future[Batch]] = deque()
+            for step in range(start, stop):
+                while len(waiting) < self.ahead and step + len(waiting) < stop:
+                    waiting.append(pool.submit(self, step + len(waiting)))
+                yield waiting.popleft().result()
+
+
+class Batches(Draws):
     """Training batches from a store.
 
     Cases are drawn without replacement within an epoch. With ``balance`` b, class c gets the part
@@ -49,12 +126,10 @@ class Batches:
 
     Parameters
     ----------
-    rows
-        ``(N,)``: rows of the store.
+    rows, size
+        As for `Draws`.
     targets
         ``(N,)`` or ``(N, K)``, in the order of `rows`.
-    size
-        Global batch size; `world` must divide it.
     """
 
     def __init__(
@@ -69,58 +144,16 @@ class Batches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if len(rows) == 0:
-            raise ValueError("no training cases")
-        if size % world:
-            raise ValueError(f"a batch of {size} does not divide over {world} processes; choose a multiple of {world}")
-        self.store, self.rows, self.targets = store, np.asarray(rows, dtype=np.int64), np.asarray(targets)
-        self.size, self.seed, self.balance, self.rank, self.world = size, seed, balance, rank, world
-        self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
+        super().__init__(rows, size=size, seed=seed, rank=rank, world=world)
+        self.store, self.targets, self.balance = store, np.asarray(targets), balance
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Gradient steps in one pass over the cases."""
-        return len(self.rows) / self.size
-
-    def order(self, epoch: int) -> NDArray[np.int64]:
-        """The ``N`` draws of an epoch, as places in the list of training cases."""
-        if self._epoch[0] != epoch:
-            draw = generator(self.seed, "order", epoch)
-            if self.balance > 0 and self.targets.ndim == 1:
-                order = self._balanced(draw)
-            else:
-                order = draw.permutation(len(self.rows))
-            self._epoch = (epoch, order)
-        return self._epoch[1]
-
-    def places(self, step: int) -> NDArray[np.int64]:
-        """The places of the whole global batch of a step."""
-        count = len(self.rows)
-        stream = np.arange(step * self.size, (step + 1) * self.size)
-        out = np.empty(self.size, dtype=np.int64)
-        for epoch in range(int(stream[0]) // count, int(stream[-1]) // count + 1):
-            here = stream // count == epoch
-            out[here] = self.order(epoch)[stream[here] % count]
-        return out
+    def _drawn(self, draw: np.random.Generator) -> NDArray[np.int64]:
+        return self._balanced(draw) if self.balance > 0 and self.targets.ndim == 1 else super()._drawn(draw)
 
     def __call__(self, step: int) -> Batch:
         """This process's part of batch `step`."""
-        share = self.size // self.world
-        first = self.rank * share
-        places = self.places(step)[first : first + share]
+        first, places = self.own(step)
         return Batch(step, first, self.size, places, self.store.read(self.rows[places]), self.targets[places])
-
-    def stream(self, start: int, stop: int) -> Iterator[Batch]:
-        """Batches `start` to `stop`, the next one being read while the caller computes."""
-        with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-            waiting: deque[Future[Batch]] = deque()
-            for step in range(start, stop):
-                while len(waiting) < 2 and step + len(waiting) < stop:
-                    waiting.append(pool.submit(self, step + len(waiting)))
-                yield waiting.popleft().result()
 
     def _balanced(self, draw: np.random.Generator) -> NDArray[np.int64]:
         count = len(self.rows)

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from vesalius.core.progress import Progress, Silent
 from vesalius.core.randomness import generator
 from vesalius.data.locking import exclusive
 from vesalius.data.manifest import Manifest
+from vesalius.data.parallel import in_threads
 from vesalius.data.prepare import store_key
 from vesalius.data.signature import Signatures, concatenate, signatures_from_arrays, signatures_from_image
 from vesalius.transforms.conform import Conform
@@ -194,25 +194,10 @@ class _Maker:
         todo = [row for row in range(len(self.ids)) if not _stem(self.folder, row).with_suffix(".json").exists()]
         progress.start("prepare", len(self.ids), "cases")
         progress.advance(len(self.ids) - len(todo))
-        for _ in self._in_parallel(todo):
+        for _ in in_threads(self._one, todo, self.workers, "prepare"):
             progress.advance()
         progress.stop()
         self._finish()
-
-    def _in_parallel(self, rows: Sequence[int]) -> Iterator[None]:
-        """One case a thread: readers and compressors release the interpreter, and a volume more costs memory."""
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="prepare") as pool:
-            running: set[Future[None]] = set()
-            for row in rows:
-                running.add(pool.submit(self._one, row))
-                if len(running) > self.workers:
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        yield future.result()
-            while running:
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
 
     def _one(self, row: int) -> None:
         from vesalius.data.truth import open_case_image, open_truth

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vesalius.core.randomness import generator
-from vesalius.data.batches import Batch
+from vesalius.data.batches import Batch, Draws
 from vesalius.data.cases import CaseStore, mask_values
 
 
-class Patches:
+class Patches(Draws):
     """Patches of cases; targets are ``(B, 1, *patch)`` label maps, or float16 with the further targets of the store.
 
     Cases are drawn without replacement within an epoch. With probability `foreground` a patch lies around a voxel of
@@ -24,15 +22,15 @@ class Patches:
 
     Parameters
     ----------
-    rows
-        ``(N,)``: rows of the store.
-    size
-        Global batch size; `world` must divide it.
+    rows, size
+        As for `Draws`.
     patch
         Sides.
     outside
         Value of the label map beyond the case.
     """
+
+    ahead = 3
 
     def __init__(
         self,
@@ -47,35 +45,10 @@ class Patches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if len(rows) == 0:
-            raise ValueError("no training cases")
-        if size % world:
-            raise ValueError(f"a batch of {size} does not divide over {world} processes; choose a multiple of {world}")
-        self.store, self.rows = store, np.asarray(rows, dtype=np.int64)
-        self.size, self.seed, self.rank, self.world = size, seed, rank, world
+        super().__init__(rows, size=size, seed=seed, rank=rank, world=world)
+        self.store = store
         self.patch, self.foreground, self.outside = tuple(int(side) for side in patch), foreground, outside
         self.values = len(mask_values(store.labels))
-        self._epoch: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Gradient steps in which every case is drawn once."""
-        return len(self.rows) / self.size
-
-    def places(self, step: int) -> NDArray[np.int64]:
-        """The cases of the whole global batch of a step, as places in the list of training cases."""
-        count = len(self.rows)
-        stream = np.arange(step * self.size, (step + 1) * self.size)
-        out = np.empty(self.size, dtype=np.int64)
-        for epoch in range(int(stream[0]) // count, int(stream[-1]) // count + 1):
-            if self._epoch[0] != epoch:
-                self._epoch = (epoch, generator(self.seed, "order", epoch).permutation(count))
-            here = stream // count == epoch
-            out[here] = self._epoch[1][stream[here] % count]
-        return out
 
     def start(self, step: int, item: int, row: int) -> tuple[int, ...]:
         """First voxel of the patch of one sample; negative where the patch begins before the case."""
@@ -95,9 +68,7 @@ class Patches:
 
     def __call__(self, step: int) -> Batch:
         """This process's part of batch `step`."""
-        share = self.size // self.world
-        first = self.rank * share
-        places = self.places(step)[first : first + share]
+        first, places = self.own(step)
         pixels, targets = [], []
         for item, place in enumerate(places, start=first):
             row = int(self.rows[place])
@@ -109,15 +80,6 @@ class Patches:
                 mask = np.concatenate([(mask > 0).astype(np.float16), further])
             targets.append(mask)
         return Batch(step, first, self.size, places, np.stack(pixels), np.stack(targets))
-
-    def stream(self, start: int, stop: int) -> Iterator[Batch]:
-        """Batches `start` to `stop`, the next ones being read while the caller computes."""
-        with ThreadPoolExecutor(1, thread_name_prefix="patches") as pool:
-            waiting: deque[Future[Batch]] = deque()
-            for step in range(start, stop):
-                while len(waiting) < 3 and step + len(waiting) < stop:
-                    waiting.append(pool.submit(self, step + len(waiting)))
-                yield waiting.popleft().result()
 
 
 def cut(array: Any, start: Sequence[int], size: Sequence[int], fill: float) -> NDArray[Any]:

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from vesalius.core.progress import Progress, Silent
 from vesalius.core.quantity import show_bytes
 from vesalius.data.locking import exclusive
 from vesalius.data.manifest import Manifest
+from vesalius.data.parallel import in_threads
 from vesalius.data.signature import Signatures, concatenate, signatures_from_arrays, signatures_from_image
 from vesalius.data.store import HEAD, INDEX, PIXELS, SIGNATURES, VOLUMES, Store, write_volume
 from vesalius.transforms.preprocess import Preprocess
@@ -152,7 +152,7 @@ class Maker:
         starts = [s for s in range(0, len(self.paths), self.size) if not self._done(s).exists()]
         progress.start("prepare", len(self.paths), "images")
         progress.advance(len(self.paths) - sum(min(self.size, len(self.paths) - s) for s in starts))
-        for done in self._in_parallel(starts):
+        for done in in_threads(self._chunk, starts, self.workers, "prepare"):
             progress.advance(done)
         progress.stop()
         self._finish()
@@ -176,21 +176,6 @@ class Maker:
 
     def _done(self, start: int) -> Path:
         return self.folder / "chunks" / f"{start:09d}.json"
-
-    def _in_parallel(self, starts: Sequence[int]) -> Any:
-        """Chunks over a few threads (decoders release the interpreter), at most two in memory per thread."""
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="prepare") as pool:
-            running: set[Future[int]] = set()
-            for start in starts:
-                running.add(pool.submit(self._chunk, start))
-                if len(running) > self.workers:
-                    finished, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        yield future.result()
-            while running:
-                finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    yield future.result()
 
     def _chunk(self, start: int) -> int:
         paths = self.paths[start : start + self.size]

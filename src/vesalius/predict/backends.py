@@ -241,7 +241,7 @@ class OpenVinoBackend(Backend):
 
     def __init__(self, networks: Sequence[nn.Module], *, small: bool = True, **options: Any) -> None:
         super().__init__(len(networks), device=torch.device("cpu"), **options)
-        library = _openvino()
+        library = import_openvino()
         core = library.Core()
         cores = available_cores()
         streams = max(1, min(self.batch, cores))
@@ -272,7 +272,7 @@ class OpenVinoBackend(Backend):
         return torch.from_numpy(found)
 
 
-def _openvino() -> ModuleType:
+def import_openvino() -> ModuleType:
     """OpenVINO without its telemetry: it reports the import to a server unless that package is missing."""
     if "openvino" in sys.modules:
         return sys.modules["openvino"]

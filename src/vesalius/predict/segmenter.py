@@ -109,6 +109,7 @@ class SegmentPredictor:
         tile = bundle.inference["tile"]
         self.patch = tuple(int(side) for side in tile["patch"])
         self.overlap, self.batch = float(tile["overlap"]), int(tile["batch"])
+        self.slack = float(tile.get("slack", 0.0))
         self.views = tuple(tuple(int(axis) for axis in view) for view in bundle.views) or ((),)
         name = backend or str(bundle.inference.get("backend", "auto"))
         self.backend: Backend = make_backend(
@@ -212,6 +213,7 @@ class SegmentPredictor:
         settings = TileSettings(
             self.patch,
             overlap=self.overlap,
+            slack=self.slack,
             batch=self.batch,
             mirror=views or self.views,
             skip=self._skip(fitted),

@@ -12,27 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vesalius.core.environment import available_cores, cache_folder, forget_peak_memory, process_rank
-from vesalius.core.errors import DataError, PlanError, ResourceError, UsageError
+from vesalius.core.errors import DataError, PlanError, UsageError
 from vesalius.core.plan import Plan
 from vesalius.core.progress import Progress, Silent
-from vesalius.core.quantity import parse_bytes, parse_seconds, show_bytes
+from vesalius.core.quantity import parse_bytes, parse_seconds
 from vesalius.data.discover import discover
 from vesalius.data.manifest import Manifest
 from vesalius.data.prepare import prepare
-from vesalius.data.survey import survey
 from vesalius.predict.bundle import Bundle
 from vesalius.predict.cohort import Outcome, gather, predict_cohort
-from vesalius.predict.device import pick_device, use_cores
+from vesalius.predict.device import pick_device
 from vesalius.predict.predictor import Predictor
 from vesalius.serve import again, results, segment_again
-from vesalius.serve.segmenting import SegmentWorkshop, planned
+from vesalius.serve.planning import Order, make_plan
+from vesalius.serve.segmenting import SegmentWorkshop
 from vesalius.serve.workshop import Trained, Workshop
-from vesalius.train.planner import Facts, Preflight, plan_classification
+from vesalius.train.circumstances import Preflight
 from vesalius.train.run import RunFolder, join_processes, wait_for_all
-from vesalius.train.segment_planner import SegmentPreflight
 from vesalius.transforms.preprocess import Preprocess
 
 TRAINED = ("classify", "segment")
@@ -76,14 +73,13 @@ def plan(
     workers: int | None = None,
     reading: Reading | None = None,
     progress: Progress | None = None,
-) -> tuple[Plan, Preflight | SegmentPreflight]:
+) -> tuple[Plan, Preflight]:
     """The plan for `data` with its reasons, and what it will take; written to `out` if given."""
     progress = progress or Silent()
     start = time.monotonic()
     manifest = _readable_question(data, task, reading or Reading(), progress)
-    made, flight = _planned(
-        manifest, settings or {}, _seconds(budget), _bytes(memory), device, seed, workers, start, progress
-    )
+    order = Order(settings or {}, _seconds(budget), _bytes(memory), device, seed, workers, start)
+    made, flight = make_plan(manifest, order, progress)
     if out is not None:
         made.write(out)
     return made, flight
@@ -212,76 +208,6 @@ def _readable_question(data: str | Path, task: str | None, reading: Reading, pro
     return manifest
 
 
-def _planned(
-    manifest: Manifest,
-    settings: Mapping[str, Any],
-    budget_s: float | None,
-    memory: int | None,
-    device: str,
-    seed: int,
-    workers: int | None,
-    start: float,
-    progress: Progress,
-) -> tuple[Plan, Preflight | SegmentPreflight]:
-    kind = planned if manifest.task == "segment" else _classification
-    made, flight = kind(manifest, settings, budget_s, memory, device, seed, workers, start, progress)
-    made.decide(
-        "run.estimate_bytes", flight.memory_bytes, "counted: values kept for the backward pass, weights, prepared data"
-    )
-    return made, flight
-
-
-def _classification(
-    manifest: Manifest,
-    settings: Mapping[str, Any],
-    budget_s: float | None,
-    memory: int | None,
-    device: str,
-    seed: int,
-    workers: int | None,
-    start: float,
-    progress: Progress,
-) -> tuple[Plan, Preflight]:
-    found = survey(manifest, seed=seed, progress=progress)
-    where = pick_device(device)
-    if where.type == "cpu":
-        use_cores()
-    count = len(manifest)
-    given = manifest.cases["split"].value_counts()
-    val, test = float(settings.get("split.val", 0.15)), float(settings.get("split.test", 0.2))
-    train_cases = int(given.get("train", 0)) or round(count * (1 - val - test))
-    left = None if budget_s is None else budget_s - (time.monotonic() - start) - _preparing_seconds(found, count)
-    labels = manifest.labels
-    facts = Facts(
-        classes=len(labels) if labels else 2,
-        multilabel=bool(labels and labels.multilabel),
-        train_cases=max(train_cases, 1),
-        other_cases=max(count - train_cases, 1),
-        device=where,
-        seed=seed,
-        memory_bytes=memory,
-        budget_s=None if left is None else max(left, 5.0),
-        workers=workers,
-    )
-    made, flight = plan_classification(found, facts, settings)
-    for line in flight.lines():
-        progress.say(line)
-    if memory is not None and flight.memory_bytes > memory:
-        raise ResourceError(
-            f"--memory {show_bytes(memory)}: this plan takes about {show_bytes(flight.memory_bytes)}; "
-            "set a smaller optim.batch_size or preprocess.size, or more memory"
-        )
-    return made, flight
-
-
-def _preparing_seconds(found: Any, count: int) -> float:
-    """A cautious guess of the time to decode the rest: 2 ms a small picture, 30 MB/s of volume."""
-    values = float(np.prod(found.shape.median))
-    return 1.0 + count * (
-        1e-5 if found.one_shape and values < 64**2 else 2e-3 if len(found.shape.median) == 2 else values / 3e7
-    )
-
-
 def _plan_of_run(
     folder: RunFolder,
     manifest: Manifest,
@@ -302,8 +228,7 @@ def _plan_of_run(
         if made.task == "classify" and made["preprocess.size"] is None:
             raise PlanError(f"{plan_file}: preprocess.size is not set; write a whole plan with `vesalius plan`")
     else:
-        made, _ = _planned(
-            manifest,
+        order = Order(
             request["settings"],
             request["budget_s"],
             request["memory_bytes"],
@@ -311,8 +236,8 @@ def _plan_of_run(
             request["seed"],
             request["workers"],
             start,
-            progress,
         )
+        made, _ = make_plan(manifest, order, progress)
     return made
 
 

@@ -194,11 +194,7 @@ def write_run(
 ) -> Path:
     """Everything a run leaves: metrics, cases, bundle with its card, report."""
     judged.study = replace(judged.study, timing={**judged.study.timing, "train_s": round(train_s, 2)})
-    metrics = {
-        **judged.study.to_json(),
-        "labels": cohort.labels.to_json(),
-        "patient_source": cohort.manifest.patient_source,
-    }
+    metrics = stated(judged.study.to_json(), cohort)
     judged.metrics = metrics
     write_table(folder.cases, judged.table)
     card = _card(folder, plan, cohort, judged.bundle, metrics)
@@ -211,15 +207,7 @@ def write_run(
         plan=plan.to_mapping(),
         notes=cohort.notes,
     )
-    bundle.facts = {
-        "training_cases": len(cohort.places("train")),
-        "data_hash": cohort.data_hash,
-        "seed": plan["run.seed"],
-        "metrics": {name: entry["value"] for name, entry in metrics["metrics"].items()},
-        "split": metrics["split"],
-        "patient_source": cohort.manifest.patient_source,
-        "leakage_allowed": cohort.leaked,
-    }
+    bundle.facts = bundle_facts(plan, cohort, metrics)
     bundle.save(folder.bundle)
     return write_report(
         folder.report,
@@ -291,24 +279,44 @@ def case_pictures(manifest: Manifest, table: pd.DataFrame, labels: Labels) -> di
     return found
 
 
-def _card(folder: RunFolder, plan: Plan, cohort: Cohort, bundle: Bundle, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    manifest = cohort.manifest
-    parameters = sum(
+def stated(study: Mapping[str, Any], cohort: Cohort) -> dict[str, Any]:
+    """The content of ``metrics.json``: a study with the classes and where the patients are known from."""
+    return {**study, "labels": cohort.labels.to_json(), "patient_source": cohort.manifest.patient_source}
+
+
+def bundle_facts(plan: Plan, cohort: Cohort, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``bundle.json`` tells about the training."""
+    return {
+        "training_cases": len(cohort.places("train")),
+        "data_hash": cohort.data_hash,
+        "seed": plan["run.seed"],
+        "metrics": {name: entry["value"] for name, entry in metrics["metrics"].items()},
+        "split": metrics["split"],
+        "patient_source": cohort.manifest.patient_source,
+        "leakage_allowed": cohort.leaked,
+    }
+
+
+def learned_values(members: Sequence[Mapping[str, Any]]) -> int:
+    """Learned numbers of all networks; running statistics are none."""
+    return sum(
         int(np.prod(value.shape))
-        for member in bundle.members
+        for member in members
         for name, value in member.items()
         if "running_" not in name and "num_batches" not in name
     )
-    size = " x ".join(str(side) for side in plan["preprocess.size"])
+
+
+def run_card(folder: RunFolder, plan: Plan, cohort: Cohort, bundle: Bundle, *, seen_as: str) -> dict[str, Any]:
+    """Facts of a finished run for `report.card`; `seen_as` says how the network sees an image."""
+    manifest = cohort.manifest
     return {
         "name": folder.root.name,
         "labels": cohort.labels.to_json(),
         "model": plan["model.name"],
-        "parameters": parameters,
-        "input": f"{plan['preprocess.dims']}-dimensional images, {plan['preprocess.channels']} channel(s), "
-        f"resized to {size}",
+        "parameters": learned_values(bundle.members),
+        "input": seen_as,
         "bundle": str(folder.bundle),
-        "operating_points": metrics.get("operating_points"),
         "leakage_allowed": cohort.leaked,
         "data": {
             "name": manifest.root.name,
@@ -326,6 +334,13 @@ def _card(folder: RunFolder, plan: Plan, cohort: Cohort, bundle: Bundle, metrics
             },
         },
     }
+
+
+def _card(folder: RunFolder, plan: Plan, cohort: Cohort, bundle: Bundle, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    size = " x ".join(str(side) for side in plan["preprocess.size"])
+    seen = f"{plan['preprocess.dims']}-dimensional images, {plan['preprocess.channels']} channel(s), resized to {size}"
+    card = run_card(folder, plan, cohort, bundle, seen_as=seen)
+    return {**card, "operating_points": metrics.get("operating_points")}
 
 
 def write_predictions(

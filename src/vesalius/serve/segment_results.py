@@ -39,7 +39,7 @@ from vesalius.predict.segmenter import SegmentPredictor, Wanted, diameters_of
 from vesalius.report.segment_card import segment_card
 from vesalius.report.segment_page import write_segment_report
 from vesalius.report.segment_pictures import case_picture, cases_worth_a_picture
-from vesalius.serve.results import plan_yaml, problem_lines
+from vesalius.serve.results import bundle_facts, plan_yaml, problem_lines, run_card, stated
 from vesalius.tasks.instances import InstanceCase, tune_decoding
 from vesalius.tasks.segment import BORDER, DISTANCE, FOREGROUND, Segment
 from vesalius.train.run import RunFolder, folds, history
@@ -72,6 +72,7 @@ def bundle_of(
         "tile": {
             "patch": list(plan["model.patch"]),
             "overlap": float(plan["predict.overlap"]),
+            "slack": float(plan["predict.slack"]),
             "batch": int(plan["predict.batch_size"]),
         },
         "backend": plan["predict.backend"],
@@ -369,11 +370,7 @@ def write_segment_run(
 ) -> Path:
     """Everything a run leaves: metrics, cases, bundle with its card, report."""
     judged.study = replace(judged.study, timing={**judged.study.timing, "train_s": round(train_s, 2)})
-    metrics = {
-        **judged.study.to_json(),
-        "labels": cohort.labels.to_json(),
-        "patient_source": cohort.manifest.patient_source,
-    }
+    metrics = stated(judged.study.to_json(), cohort)
     judged.metrics = metrics
     write_table(folder.cases, judged.table)
     notes = [*cohort.notes, *judged.notes]
@@ -388,15 +385,7 @@ def write_segment_run(
         evidence=judged.evidence,
         notes=notes,
     )
-    bundle.facts = {
-        "training_cases": len(cohort.places("train")),
-        "data_hash": cohort.data_hash,
-        "seed": plan["run.seed"],
-        "metrics": {name: entry["value"] for name, entry in metrics["metrics"].items()},
-        "split": metrics["split"],
-        "patient_source": cohort.manifest.patient_source,
-        "leakage_allowed": cohort.leaked,
-    }
+    bundle.facts = bundle_facts(plan, cohort, metrics)
     bundle.save(folder.bundle)
     if judged.evidence is not None:
         judged.evidence.to_csv(folder.root / "postprocessing.csv", index=False)
@@ -418,33 +407,10 @@ def write_segment_run(
 
 
 def _card(folder: RunFolder, plan: Plan, cohort: Cohort, bundle: Bundle) -> dict[str, Any]:
-    manifest = cohort.manifest
-    parameters = sum(
-        int(np.prod(value.shape))
-        for member in bundle.members
-        for name, value in member.items()
-        if "running_" not in name and "num_batches" not in name
-    )
     tile = " x ".join(str(side) for side in plan["model.patch"])
     spacing = plan["conform.spacing_mm"]
     at = "" if spacing is None else f" at {' x '.join(f'{s:g}' for s in spacing)} mm"
-    return {
-        "name": folder.root.name,
-        "labels": cohort.labels.to_json(),
-        "model": plan["model.name"],
-        "parameters": parameters,
-        "input": f"{plan['conform.dims']}-dimensional images, {plan['conform.channels']} channel(s), "
-        f"seen in tiles of {tile}{at}",
-        "bundle": str(folder.bundle),
-        "leakage_allowed": cohort.leaked,
-        "data": {
-            "name": manifest.root.name,
-            "source": manifest.layout,
-            "counts": manifest.counts(),
-            "patient_source": manifest.patient_source,
-            "split_source": manifest.split_source,
-            "published": manifest.published,
-            "duplicates": cohort.leakage.lines(),
-            "problems": [str(p) for p in manifest.problems],
-        },
-    }
+    seen = (
+        f"{plan['conform.dims']}-dimensional images, {plan['conform.channels']} channel(s), seen in tiles of {tile}{at}"
+    )
+    return run_card(folder, plan, cohort, bundle, seen_as=seen)

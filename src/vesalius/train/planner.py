@@ -6,65 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from vesalius.core.environment import available_cores
 from vesalius.core.plan import Plan
-from vesalius.core.quantity import show_bytes, show_seconds
 from vesalius.data.fingerprint import Fingerprint
 from vesalius.predict.device import fast_bf16
 from vesalius.train import speed as trial
+from vesalius.train.circumstances import Circumstances, Preflight, decide_run
 from vesalius.train.ladder import Rung, ladder, wanted_epochs
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a plan is made from, beside the images.
+@dataclass(frozen=True, kw_only=True)
+class Facts(Circumstances):
+    """What a plan is made from, beside the images: the question, cases, machine and time.
 
     Parameters
     ----------
     classes, multilabel
         The question.
-    train_cases, other_cases
-        Cases that will be trained on, and that will be validated and tested on.
-    budget_s
-        Seconds that training, testing and the report may take from now; None without a budget.
     """
 
     classes: int
     multilabel: bool
-    train_cases: int
-    other_cases: int
-    device: torch.device
-    seed: int = 0
-    memory_bytes: int | None = None
-    budget_s: float | None = None
-    workers: int | None = None
-
-
-@dataclass(frozen=True)
-class Preflight:
-    """What the plan will take, estimated from measured speed."""
-
-    train_s: float
-    test_s: float
-    memory_bytes: int
-    disk_bytes: int
-    parameters: int
-    epochs: float
-
-    def lines(self) -> list[str]:
-        """For people."""
-        return [
-            f"training {show_seconds(self.train_s)} for {self.epochs:.1f} epochs, "
-            f"testing and report {show_seconds(self.test_s)}",
-            f"memory about {show_bytes(self.memory_bytes)}, prepared data {show_bytes(self.disk_bytes)} on disk, "
-            f"{self.parameters / 1e6:.2f} million parameters",
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return dict(vars(self))
 
 
 BASE_MEMORY = 700 << 20
@@ -97,7 +58,7 @@ def plan_classification(
     """
     settings = dict(settings or {})
     plan = Plan("classify")
-    _run(plan, facts)
+    decide_run(plan, facts)
     _pixels(plan, found)
     _learning(plan, found, facts)
     if settings.get("loss.class_weights") is not None:
@@ -109,24 +70,6 @@ def plan_classification(
     plan.overrule(settings)
     plan.check()
     return plan, preflight(plan, facts, measured)
-
-
-def _run(plan: Plan, facts: Facts) -> None:
-    plan.decide(
-        "run.seed",
-        facts.seed,
-        "asked for" if facts.seed else "the default; another seed tells how much chance there is",
-    )
-    plan.decide(
-        "run.device",
-        str(facts.device),
-        "the fastest device there is" if facts.device.type != "cpu" else "no GPU was found or wanted",
-    )
-    plan.decide("run.workers", facts.workers or available_cores(), f"{available_cores()} cores are available")
-    if facts.memory_bytes:
-        plan.decide("run.memory_bytes", facts.memory_bytes, "asked for")
-    if facts.budget_s:
-        plan.decide("run.budget_s", round(facts.budget_s, 1), "what is left of the budget after reading the data")
 
 
 def _pixels(plan: Plan, found: Fingerprint) -> None:
@@ -345,5 +288,6 @@ def preflight(plan: Plan, facts: Facts, measured: trial.Speed) -> Preflight:
         memory_bytes=int(memory),
         disk_bytes=disk,
         parameters=measured.parameters,
+        steps=int(steps),
         epochs=steps * batch / max(facts.train_cases, 1),
     )

@@ -6,24 +6,25 @@ in the time there is decides how much network they are given.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from vesalius.core.environment import available_cores
 from vesalius.core.errors import PlanError, ResourceError
 from vesalius.core.labels import Labels
 from vesalius.core.plan import Plan
-from vesalius.core.quantity import show_bytes, show_seconds
+from vesalius.core.quantity import show_bytes
 from vesalius.data.cases import mask_values
 from vesalius.data.segment_survey import SegmentFingerprint
 from vesalius.measure.components import Step
 from vesalius.models.segmenters import strides_for
 from vesalius.predict.device import fast_bf16
+from vesalius.predict.tiles import tile_starts
 from vesalius.tasks.segment import regions_of
+from vesalius.train.circumstances import Circumstances, Preflight, decide_run
 from vesalius.train.segment_speed import SegmentSpeed, measure_segmenter
 from vesalius.transforms.conform import Conform
 
@@ -33,9 +34,10 @@ _THICK = 3.0
 _PATCH_VALUES = {("cpu", 2): 256 * 256, ("cpu", 3): 96_000, ("gpu", 2): 512 * 512, ("gpu", 3): 128**3}
 _BATCH = {("cpu", 2): 8, ("cpu", 3): 4, ("gpu", 2): 12, ("gpu", 3): 2}
 _WIDTHS = {"cpu": (32, 24, 16, 12, 8), "gpu": (32,)}
-_LARGEST = {2: 512, 3: 320}
-_STAGES = 7
-_WANTED_STEPS = {2: 1500, 3: 1800}
+_LARGEST = {("cpu", 2): 256, ("cpu", 3): 320, ("gpu", 2): 512, ("gpu", 3): 320}
+# Pictures hold many objects each: a wide top layer is worth more than a deep, expensive bottom (docs/segmentation.md).
+_STAGES = {("cpu", 2): 6, ("cpu", 3): 7, ("gpu", 2): 7, ("gpu", 3): 7}
+_WANTED_STEPS = {2: 500, 3: 1800}
 """Gradient steps after which a wider network starts to pay; how it was measured: docs/segmentation.md."""
 
 _MOST_STEPS = 60_000
@@ -45,59 +47,16 @@ REPORT_S = 8.0
 LOOKS = 8
 
 
-@dataclass(frozen=True)
-class SegmentFacts:
-    """What a plan is made from, beside the data.
-
-    Parameters
-    ----------
-    budget_s
-        Seconds that training, testing and the report may take from now; None without a budget.
-    """
+@dataclass(frozen=True, kw_only=True)
+class SegmentFacts(Circumstances):
+    """What a plan is made from, beside the data: the classes of the masks, cases, machine and time."""
 
     labels: Labels
-    train_cases: int
-    other_cases: int
-    device: torch.device
-    seed: int = 0
-    memory_bytes: int | None = None
-    budget_s: float | None = None
-    workers: int | None = None
-
-    @property
-    def kind(self) -> str:
-        """``cpu`` or ``gpu``."""
-        return "cpu" if self.device.type == "cpu" else "gpu"
-
-
-@dataclass(frozen=True)
-class SegmentPreflight:
-    """What the plan will take, from measured speed and counted values."""
-
-    train_s: float
-    test_s: float
-    memory_bytes: int
-    disk_bytes: int
-    parameters: int
-    steps: int
-
-    def lines(self) -> list[str]:
-        """For people."""
-        return [
-            f"training {show_seconds(self.train_s)} for {self.steps} steps, "
-            f"testing and report {show_seconds(self.test_s)}",
-            f"memory about {show_bytes(self.memory_bytes)}, prepared data {show_bytes(self.disk_bytes)} on disk, "
-            f"{self.parameters / 1e6:.2f} million parameters",
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return dict(vars(self))
 
 
 def plan_segmentation(
     found: SegmentFingerprint, facts: SegmentFacts, settings: Mapping[str, Any] | None = None
-) -> tuple[Plan, SegmentPreflight]:
+) -> tuple[Plan, Preflight]:
     """The plan and what it will take; a person's `settings` are kept and the rest is planned around them.
 
     Raises
@@ -109,7 +68,8 @@ def plan_segmentation(
     """
     settings = dict(settings or {})
     plan = Plan("segment")
-    _run(plan, facts)
+    decide_run(plan, facts)
+    plan.decide("split.folds", 0, "the time buys one network on one split; set 5 for a cross-validated ensemble")
     _pixels(plan, found)
     _learning(plan, found, facts)
     plan.overrule(settings)
@@ -140,20 +100,6 @@ def _check_settings(plan: Plan) -> None:
             Step.of(step)
         except (ValueError, TypeError) as error:
             raise PlanError(f"post.steps: {error}") from None
-
-
-def _run(plan: Plan, facts: SegmentFacts) -> None:
-    plan.decide(
-        "run.seed", facts.seed, "asked for" if facts.seed else "the default; another seed shows the chance there is"
-    )
-    cpu = facts.device.type == "cpu"
-    plan.decide("run.device", str(facts.device), "no GPU was found or wanted" if cpu else "the fastest device there is")
-    plan.decide("run.workers", facts.workers or available_cores(), f"{available_cores()} cores are available")
-    if facts.memory_bytes:
-        plan.decide("run.memory_bytes", facts.memory_bytes, "asked for")
-    if facts.budget_s:
-        plan.decide("run.budget_s", round(facts.budget_s, 1), "what is left of the budget after reading the data")
-    plan.decide("split.folds", 0, "the time buys one network on one split; set 5 for a cross-validated ensemble")
 
 
 def _pixels(plan: Plan, found: SegmentFingerprint) -> None:
@@ -319,7 +265,7 @@ def _patch(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, settings:
             # In a few minutes many small patches teach more than few large ones.
             most = int(most * np.clip(facts.budget_s / 300, 0.35, 1.0))
         sides = _fitted(shape, spacing, most)
-        strides = plan["model.strides"] or strides_for(sides, spacing.tolist(), stages=_STAGES)
+        strides = plan["model.strides"] or strides_for(sides, spacing.tolist(), stages=_STAGES[facts.kind, found.dims])
         steps = np.prod(np.array(strides), axis=0)
         patch = [int(max(-(-side // step) * step, step)) for side, step in zip(sides, steps, strict=True)]
         whole = all(p >= s for p, s in zip(patch, shape, strict=True))
@@ -331,7 +277,7 @@ def _patch(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, settings:
             else f"median case {[int(s) for s in shape]}; more does not fit time and memory",
         )
     if "model.strides" not in settings and plan["model.name"] in ("unet", "resunet"):
-        chosen = strides_for(plan["model.patch"], spacing.tolist(), stages=_STAGES, exact=True)
+        chosen = strides_for(plan["model.patch"], spacing.tolist(), stages=_STAGES[facts.kind, found.dims], exact=True)
         plan.decide("model.strides", [list(s) for s in chosen], "halved until about 4 cells a side, thick slices later")
     if "optim.batch_size" not in settings:
         plan.decide("optim.batch_size", _BATCH[facts.kind, found.dims], "enough for stable statistics on this device")
@@ -360,7 +306,7 @@ def _network(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, setting
     stages = len(plan["model.strides"])
     speed = None
     for width in _WIDTHS[facts.kind]:
-        features = [min(_LARGEST[found.dims], width * 2**k) for k in range(stages)]
+        features = [min(_LARGEST[facts.kind, found.dims], width * 2**k) for k in range(stages)]
         plan.decide("model.features", features, "")
         if facts.kind == "cpu" and "model.depths" not in settings and plan["model.name"] == "unet":
             plan.decide("model.depths", [2] * stages, "two convolutions per stage")
@@ -387,11 +333,9 @@ def _network(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, setting
 def _tiles(plan: Plan, found: SegmentFingerprint) -> float:
     """Tiles of a median case."""
     shape, _ = _sides(plan, found)
-    overlap = float(plan["predict.overlap"])
-    count = 1.0
-    for side, patch in zip(shape, plan["model.patch"], strict=True):
-        count *= 1 + np.ceil(max(0.0, side - patch) / max(1.0, patch * (1 - overlap)))
-    return float(count)
+    grid = float(plan["predict.overlap"]), float(plan["predict.slack"])
+    sides = zip(shape, plan["model.patch"], strict=True)
+    return float(math.prod(len(tile_starts(int(side), int(patch), *grid)) for side, patch in sides))
 
 
 def _case_seconds(plan: Plan, found: SegmentFingerprint, speed: SegmentSpeed) -> float:
@@ -459,14 +403,15 @@ def _disk(plan: Plan, found: SegmentFingerprint) -> int:
     return int(np.prod(shape)) * found.cases * (2 * found.channels + 1)
 
 
-def _preflight(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, speed: SegmentSpeed) -> SegmentPreflight:
+def _preflight(plan: Plan, found: SegmentFingerprint, facts: SegmentFacts, speed: SegmentSpeed) -> Preflight:
     per_epoch = facts.train_cases / int(plan["optim.batch_size"])
     steps = int(plan["optim.max_steps"] or round(float(plan["optim.epochs"] or 1) * per_epoch))
-    return SegmentPreflight(
+    return Preflight(
         train_s=steps * speed.step_s,
         test_s=_test_seconds(facts, found, plan, speed),
         memory_bytes=_memory(plan, found, speed),
         disk_bytes=_disk(plan, found),
         parameters=speed.parameters,
         steps=steps,
+        epochs=steps / max(per_epoch, 1e-9),
     )

@@ -213,10 +213,16 @@ class Preprocess(nn.Module):
 
     def _fit(self, x: Tensor) -> Tensor:
         """``(B, C, *S)`` float32 to ``(B, channels, *size)`` float32 whose values the storage type can hold."""
-        x = _to_channels(x, self.channels)
+        return self._ranged(self._sized(_to_channels(x, self.channels)))
+
+    def _sized(self, x: Tensor) -> Tensor:
+        """The part of the image that is used, at the size of the network."""
         if self._spec["crop"] == "center_square":
             x = _centre_square(x)
-        x = _to_size(x, self.size, self._spec["fit"])
+        return _to_size(x, self.size, self._spec["fit"])
+
+    def _ranged(self, x: Tensor) -> Tensor:
+        """Values cut to the window, spread over the storage type and rounded to it."""
         if self._spec["window"] is not None:
             x = x.clamp(*self._spec["window"])
         low, high = _RANGE[self._spec["storage"]]
