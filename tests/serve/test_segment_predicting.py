@@ -158,7 +158,7 @@ class TestRun:
         trust = metrics["calibration"]
         assert trust["temperature"] == bundle.temperature
         assert trust["cases"] == metrics["cases"]
-        assert trust["ece"]["after"]["value"] <= trust["ece"]["before"]["value"] + 0.02
+        assert trust["ece"]["after"] <= trust["ece"]["before"] + 0.02
         assert sum(one["cases"] for one in trust["reliability"]) > 1000
         assert "Can the probabilities be believed?" in done.report.read_text(encoding="utf-8")
 

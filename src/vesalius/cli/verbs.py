@@ -163,6 +163,45 @@ def evaluate(args: argparse.Namespace, screen: Screen) -> int:
     return 0
 
 
+def export_options(parser: argparse.ArgumentParser) -> None:
+    """vesalius export MODEL."""
+    parser.add_argument("model", metavar="MODEL", help="a run folder or a bundle folder")
+    parser.add_argument("--to", choices=("onnx", "openvino"), default="onnx", help="kind of file (default onnx)")
+    parser.add_argument("--out", metavar="FILE", help="the file (default: export/ beside the bundle)")
+    parser.add_argument("--data", metavar="DATA", help="cases to accept the file on (default: the run's test cases)")
+    parser.add_argument("--cases", type=options.positive, metavar="N", help="how many (default 50, of masks 5)")
+    parser.add_argument("--accept", metavar="FILE", help="do not export; check a file that was exported before")
+    options.reading(parser)
+
+
+def export(args: argparse.Namespace, screen: Screen) -> int:
+    """One accepted file."""
+    from vesalius.serve import jobs
+
+    found = jobs.export(
+        args.model,
+        to=args.to,
+        out=args.out,
+        data=args.data,
+        cases=args.cases,
+        accept=args.accept,
+        reading=options.reading_of(args),
+        progress=screen,
+    )
+    if args.json:
+        emit(found)
+        return 0
+    told = [case for case in found["cases"] if "error" not in case]
+    print(
+        f"accepted on {len(told)} cases: {found['measure']} {found['worst']:.2g} at most; "
+        f"{found['latency_ms']:.1f} ms a case, {found['bytes'] / 1e6:.1f} MB"
+    )
+    print(f"file    {found['path']}")
+    if found["record"]:
+        print(f"record  {found['record']}")
+    return 0
+
+
 def predict_options(parser: argparse.ArgumentParser) -> None:
     """vesalius predict MODEL INPUT..."""
     parser.add_argument("model", metavar="MODEL", help="a run folder or a bundle folder")

@@ -103,7 +103,11 @@ class VoxelTrust:
         return {
             "temperature": self.temperature,
             "chosen_on": None if self.temperature is None else "val",
-            "ece": {"before": None if scaled is None else _shown(before["ece"]), "after": _shown(after["ece"])},
+            "ece": {"before": None if scaled is None else before["ece"].value, "after": after["ece"].value},
+            "ece_interval": {
+                "before": None if scaled is None else _shown(before["ece"]),
+                "after": _shown(after["ece"]),
+            },
             "cases": len(plain),
             "left_out": self.left_out,
             "reliability": _bins(_sum(plain if scaled is None else scaled), after),

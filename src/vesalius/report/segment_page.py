@@ -120,7 +120,9 @@ def _judged(
     numbers = segment_words.numbers_of(metrics.get("metrics") or {})
     sizes = metrics.get("classes") or {}
     tally = {str(name): int(found["cases"]) for name, found in sizes.items() if found.get("cases") is not None}
-    calibration = metrics.get("calibration") or {}
+    calibration = dict(metrics.get("calibration") or {})
+    # The same numbers with their intervals, where they are known.
+    calibration["ece"] = calibration.pop("ece_interval", None) or calibration.get("ece")
     measured = (calibration.get("ece") or {}).get("after") is not None or calibration.get("temperature") is not None
     curve = calibration_figure(calibration)
     band = metrics.get("band") or {}

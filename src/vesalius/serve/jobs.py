@@ -342,6 +342,40 @@ def predict(
     return outcome
 
 
+def export(
+    model: str | Path,
+    *,
+    to: str = "onnx",
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    cases: int | None = None,
+    accept: str | Path | None = None,
+    reading: Reading | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """One file with the preprocessing inside, accepted on real cases; or, with `accept`, a file that is there, checked.
+
+    Parameters
+    ----------
+    to
+        ``onnx`` or ``openvino``.
+    data, cases
+        Where the cases come from (default: the test part of the run), and how many of them.
+
+    Raises
+    ------
+    AcceptanceError
+        If the file does not give the bundle's answers (exit code 6).
+    """
+    from vesalius.serve import exporting
+
+    progress = progress or Silent()
+    manifest = None if data is None else (reading or Reading()).manifest(data, Bundle.load(model).task, progress)
+    if accept is not None:
+        return exporting.check_model(model, accept, manifest=manifest, cases=cases, progress=progress)
+    return exporting.export_model(model, to=to, out=out, manifest=manifest, cases=cases, progress=progress)
+
+
 def inspect(
     data: str | Path,
     *,

@@ -153,6 +153,7 @@ def external_segments(
         table,
         model.labels,
         split="test",
+        calibration=judge.trust.to_json("test"),
         band=named_band(model.inference["band"], model.labels) if "band" in model.inference else {},
         timing={"predict_ms_per_case": round(judge.seconds / max(judge.predicted, 1) * 1e3, 3)},
     )

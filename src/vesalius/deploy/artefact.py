@@ -1,0 +1,77 @@
+"""An exported file as a function of named arrays, whatever computes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vesalius.core.errors import FileError
+from vesalius.core.extras import extra
+from vesalius.core.files import sha256
+from vesalius.deploy.contract import KEY
+from vesalius.predict.backends import import_openvino
+
+Call = Callable[[dict[str, Any]], Any]
+KINDS = {".onnx": "onnx", ".xml": "openvino"}
+
+
+class Artefact:
+    """A file that was exported: its contract, and `call`, which computes it in float32 on the CPU.
+
+    Raises
+    ------
+    FileError
+        If it is no exported model.
+    MissingExtra
+        Without the library that computes it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.kind = KINDS.get(self.path.suffix, "")
+        if not self.path.is_file() or not self.kind:
+            found = "nothing at this path" if not self.path.exists() else "another kind of file"
+            raise FileError(self.path, found=found, expected="an exported .onnx or .xml", do="use vesalius export")
+        self.call, text = _onnx(self.path) if self.kind == "onnx" else _openvino(self.path)
+        if text is None:
+            raise FileError(
+                self.path, found="no contract in the file", expected="a model of vesalius export", do="export it again"
+            )
+        self.contract: dict[str, Any] = json.loads(text)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files it consists of."""
+        return [self.path, *([self.path.with_suffix(".bin")] if self.kind == "openvino" else [])]
+
+    def digest(self) -> dict[str, str]:
+        """SHA-256 by name of file."""
+        return {path.name: sha256(path) for path in self.files}
+
+    def bytes(self) -> int:
+        """Size of all files."""
+        return sum(path.stat().st_size for path in self.files)
+
+
+def _onnx(path: Path) -> tuple[Call, str | None]:
+    runtime: Any = extra("onnxruntime", group="onnx", purpose="running an ONNX file")
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    known = session.get_modelmeta().custom_metadata_map
+    return (lambda inputs: session.run(None, inputs)), known.get(KEY)
+
+
+def _openvino(path: Path) -> tuple[Call, str | None]:
+    library: Any = import_openvino()
+    core = library.Core()
+    model = core.read_model(str(path))
+    place = KEY.split(".")
+    text = model.get_rt_info(place).astype(str) if model.has_rt_info(place) else None
+    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def call(inputs: dict[str, Any]) -> Any:
+        found = compiled(inputs)
+        return [found[output].copy() for output in compiled.outputs]
+
+    return call, text

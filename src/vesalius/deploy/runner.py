@@ -1,0 +1,580 @@
+#!/usr/bin/env python3
+"""Runs an exported model. Needs Python, numpy and onnxruntime, and nothing of the program that trained it.
+
+    python run.py model.onnx scan.nii.gz                     # prints JSON; a segmentation also writes scan-mask.nii.gz
+    python run.py model.onnx picture.png --out answers
+
+What the model wants and says is in the file itself, as JSON under the name ``vesalius.contract``. This file is the
+reference of how to follow it: reading (PNG, NIfTI, one uncompressed DICOM image), turning and cutting, tiles, the way
+back to the voxels of the file, cleaning. Arrays have axes (channels, z, y, x) or (channels, y, x); positions are those
+of DICOM (LPS, mm).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import itertools
+import json
+import struct
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = Any
+Contract = dict[str, Any]
+Call = Callable[[Contract], Any]
+ROBUST, AIR, SAMPLES = (0.5, 99.5), 0.1, 1 << 21
+SIGMA, FLOOR = 0.125, 1e-3
+
+
+class Scan:
+    """Values ``(C, *S)``; affine (4, 4) from index (z, y, x) to LPS mm, or None; spacing in mm, or None."""
+
+    def __init__(self, values: Array, affine: Any = None, spacing: Any = None, header: Any = None) -> None:
+        self.values, self.affine, self.header = values, affine, header
+        if spacing is None and affine is not None:
+            spacing = tuple(float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
+        self.spacing = spacing
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read(path: Any) -> Scan:
+    """A PNG, NIfTI-1 or uncompressed DICOM file."""
+    path = Path(path)
+    data = path.read_bytes()
+    if data[:2] == b"\x1f\x8b":
+        data = gzip.decompress(data)
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return Scan(_png(data, path))
+    if data[128:132] == b"DICM":
+        return _dicom(data, path)
+    if data[344:348] in (b"n+1\0",):
+        return _nifti(data, path)
+    raise SystemExit(f"{path}: expected a PNG, a NIfTI-1 file or an uncompressed DICOM file; convert it to one of them")
+
+
+def _png(data: bytes, path: Path) -> Array:
+    head: Any = None
+    palette: Any = None
+    packed, at = b"", 8
+    while at < len(data):
+        (size,) = struct.unpack(">I", data[at : at + 4])
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + size]
+        if kind == b"IHDR":
+            head = struct.unpack(">IIBBBBB", body)
+        elif kind == b"PLTE":
+            palette = np.frombuffer(body, np.uint8).reshape(-1, 3)
+        elif kind == b"IDAT":
+            packed += body
+        at += 12 + size
+    width, height, depth, kind, _, _, interlaced = head
+    if interlaced or depth not in (8, 16):
+        raise SystemExit(f"{path}: expected a PNG of 8 or 16 bit without interlacing; save it again")
+    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
+    step = samples * depth // 8
+    rows = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(height, 1 + width * step)
+    out = np.zeros((height, width * step), np.uint8)
+    above = np.zeros(width * step, np.int64)
+    for y, row in enumerate(rows):
+        above = out[y] = _unfilter(int(row[0]), row[1:].astype(np.int64), above.astype(np.int64), step)
+    if depth == 16:
+        out = out.reshape(height, -1, 2).astype(np.uint16)
+        out = out[..., 0] << 8 | out[..., 1]
+    out = out.reshape(height, width, samples)
+    if kind == 3:
+        out = palette[out[..., 0]]
+        out = out[..., :1] if (out == out[..., :1]).all() else out
+    if samples in (2, 4):  # what shows through is black
+        alpha = out[..., -1:].astype(np.float64) / (2**depth - 1)
+        out = np.rint(out[..., :-1] * alpha).astype(out.dtype)
+    return np.ascontiguousarray(out.transpose(2, 0, 1))
+
+
+def _unfilter(kind: int, row: Array, above: Array, step: int) -> Array:
+    """One line of a PNG (ISO/IEC 15948, section 9.2)."""
+    if kind == 0:
+        return row.astype(np.uint8)
+    if kind == 2:
+        return (row + above).astype(np.uint8)
+    if kind == 1:
+        return np.cumsum(row.reshape(-1, step), axis=0).reshape(-1).astype(np.uint8)
+    line = row.tolist()
+    up = above.tolist()
+    for x in range(len(line)):
+        left = line[x - step] if x >= step else 0
+        if kind == 3:
+            add = (left + up[x]) // 2
+        else:
+            corner = up[x - step] if x >= step else 0
+            a, b, c = abs(up[x] - corner), abs(left - corner), abs(left + up[x] - 2 * corner)
+            add = left if a <= b and a <= c else up[x] if b <= c else corner
+        line[x] = (line[x] + add) & 255
+    return np.array(line, np.uint8)
+
+
+def _nifti(data: bytes, path: Path) -> Scan:
+    order = "<" if struct.unpack("<i", data[:4])[0] == 348 else ">"
+
+    def field(kind: str, at: int) -> Any:
+        return np.frombuffer(data, order + kind, offset=at, count=1)[0]
+
+    dim = np.frombuffer(data, order + "i2", 8, 40)
+    sides = [int(v) for v in dim[1 : 1 + dim[0]]]
+    while len(sides) > 3 and sides[-1] == 1:
+        sides.pop()
+    kinds = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"}
+    code = int(field("i2", 70))
+    if code not in kinds or len(sides) > 4:
+        raise SystemExit(f"{path}: expected real numbers in 2 to 4 axes, found type {code} and sides {sides}")
+    start = int(field("f4", 108))
+    stored = np.frombuffer(data, order + kinds[code], int(np.prod(sides)), start).reshape(sides, order="F")
+    values = stored.T if len(sides) == 4 else stored.T[None]
+    slope, inter = float(field("f4", 112)), float(field("f4", 116))
+    if slope not in (0.0,) and np.isfinite(slope) and (slope, inter) != (1.0, 0.0):
+        values = values.astype(np.float64) * slope + inter
+    affine = _nifti_affine(data, order)
+    spacing = None
+    if affine is None and int(data[123]) & 7 == 2:
+        spacing = tuple(float(v) for v in np.frombuffer(data, order + "f4", 8, 76)[1 : 1 + len(sides)][::-1])
+    return Scan(np.ascontiguousarray(values), affine, spacing, (data[:348], order))
+
+
+def _nifti_affine(data: bytes, order: str) -> Any:
+    """Index (z, y, x) to LPS mm from the sform, else the qform (nifti1.h, method 3 and 2)."""
+    qform, sform = np.frombuffer(data, order + "i2", 2, 252)
+    pixdim = np.frombuffer(data, order + "f4", 8, 76).astype(np.float64)
+    full = np.eye(4)
+    if sform > 0:
+        full[:3] = np.frombuffer(data, order + "f4", 12, 280).reshape(3, 4)
+    elif qform > 0:
+        b, c, d, x, y, z = np.frombuffer(data, order + "f4", 6, 256).astype(np.float64)
+        a = np.sqrt(max(0.0, 1 - b * b - c * c - d * d))
+        turn = np.array([
+            [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+            [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+            [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
+        ])  # fmt: skip
+        full[:3, :3] = turn * (pixdim[1], pixdim[2], pixdim[3] * (-1 if pixdim[0] < 0 else 1))
+        full[:3, 3] = x, y, z
+    else:
+        return None
+    full[:2] *= -1  # RAS to LPS
+    return full[:, [2, 1, 0, 3]]
+
+
+def _dicom(data: bytes, path: Path) -> Scan:
+    """One image without compression, rescaled; MONOCHROME1 is turned round."""
+    meta, at = _elements(data, 132, len(data), True, lambda tag: tag[0] != 2)
+    syntax = meta.get((2, 0x10), b"").rstrip(b"\0 ").decode()
+    if syntax not in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"):
+        raise SystemExit(f"{path}: expected uncompressed little-endian DICOM, found transfer syntax {syntax}")
+    one, _ = _elements(data, at, len(data), syntax.endswith(".1"), lambda tag: False)
+
+    def numbers(group: int, element: int) -> Any:
+        text = one.get((group, element), b"").decode().strip("\0 ")
+        return [float(part) for part in text.split("\\")] if text else None
+
+    def number(element: int, default: int = 0) -> int:
+        return struct.unpack("<H", one[0x28, element][:2])[0] if (0x28, element) in one else default
+
+    rows, columns, samples, bits, signed = (number(e, d) for e, d in ((16, 0), (17, 0), (2, 1), (256, 16), (259, 0)))
+    if (0x7FE0, 0x10) not in one or numbers(0x28, 8) not in (None, [1.0]):
+        raise SystemExit(f"{path}: expected the pixels of one image; convert series to NIfTI")
+    kind = np.dtype(f"<{'i' if signed else 'u'}{bits // 8}")
+    flat = np.frombuffer(one[0x7FE0, 0x10], kind, rows * columns * samples)
+    if samples == 1 or number(6):
+        values = flat.reshape(samples, rows, columns)
+    else:
+        values = flat.reshape(rows, columns, samples).transpose(2, 0, 1)
+    if one.get((0x28, 4), b"").strip(b"\0 ") == b"MONOCHROME1":
+        stored = number(0x101, bits)
+        ends = (-(1 << stored - 1), (1 << stored - 1) - 1) if signed else (0, (1 << stored) - 1)
+        values = sum(ends) - values.astype(np.int64)
+    slope, shift = numbers(0x28, 0x1053), numbers(0x28, 0x1052)
+    if slope or shift:
+        values = values * (slope or [1.0])[0] + (shift or [0.0])[0]
+    steps = numbers(0x28, 0x30) or numbers(0x18, 0x1164)
+    return Scan(values, spacing=None if steps is None else tuple(steps))
+
+
+def _elements(data: bytes, at: int, end: int, explicit: bool, stop: Any) -> Any:
+    """Elements from `at` on; sequences are passed over (PS3.5, section 7)."""
+    long = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UC", b"UN", b"UR", b"UT", b"SV", b"UV")
+    found: dict[tuple[int, int], bytes] = {}
+    while at + 8 <= end:
+        tag = struct.unpack("<HH", data[at : at + 4])
+        if stop(tag):
+            break
+        if explicit and tag[0] != 0xFFFE:
+            kind = data[at + 4 : at + 6]
+            if kind in long:
+                (size,), head = struct.unpack("<I", data[at + 8 : at + 12]), 12
+            else:
+                (size,), head = struct.unpack("<H", data[at + 6 : at + 8]), 8
+        else:
+            (size,), head = struct.unpack("<I", data[at + 4 : at + 8]), 8
+        at += head
+        if tag in ((0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)):
+            return found, at
+        if size == 0xFFFFFFFF or tag == (0xFFFE, 0xE000):
+            _, at = _elements(data, at, end if size == 0xFFFFFFFF else at + size, explicit, stop)
+            continue
+        found[tag] = data[at : at + size]
+        at += size
+    return found, at
+
+
+# --- classification --------------------------------------------------------------------------------------------------
+
+
+def classify(call: Call, contract: Contract, scan: Scan) -> Contract:
+    """Probabilities by class, and what the model says."""
+    values = with_channels(scan.values, contract["channels"])
+    if values.ndim == 4 and contract["dims"] == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != contract["dims"] + 1:
+        raise SystemExit(f"the model needs {contract['dims']} dimensions, the image has {values.ndim - 1}")
+    target = contract.get("spacing_mm")
+    values = values.astype(np.float32)
+    if target is not None and scan.spacing is not None:
+        sides = [max(1, round(n * a / b)) for n, a, b in zip(values.shape[1:], scan.spacing, target, strict=True)]
+        values = resample(values, sides)
+    probabilities, decision = call({"image": values[None]})
+    names = contract["labels"]["names"]
+    found: Contract = {"probabilities": {name: float(p) for name, p in zip(names, probabilities[0], strict=True)}}
+    if contract["labels"].get("multilabel"):
+        found["classes"] = [name for name, said in zip(names, decision[0], strict=True) if said]
+    else:
+        found["class"] = names[int(decision[0])]
+    return found
+
+
+def with_channels(values: Array, wanted: int) -> Array:
+    """Gray as three equal colours, colours as gray."""
+    if values.shape[0] == wanted:
+        return values
+    if values.shape[0] == 1 and wanted == 3:
+        return np.repeat(values, 3, axis=0)
+    if values.shape[0] == 3 and wanted == 1:
+        return np.tensordot(np.array([0.299, 0.587, 0.114]), values.astype(np.float32), axes=1)[None].astype(np.float32)
+    raise SystemExit(f"the model needs {wanted} channels, the image has {values.shape[0]}")
+
+
+def weights(source: int, target: int) -> Array:
+    """``(target, source)``: a triangle around the centre of each new pixel, as wide as the wider of both pixels."""
+    step = source / target
+    centre = ((np.arange(target) + 0.5) * step - 0.5)[:, None]
+    line = np.clip(1 - np.abs(np.arange(source)[None] - centre) / max(step, 1.0), 0, None)
+    return (line / line.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def resample(values: Array, sides: Any) -> Array:
+    """``(C, *S)`` to other sides, one axis after the other."""
+    for axis, side in enumerate(sides, start=1):
+        if values.shape[axis] != side:
+            moved = np.moveaxis(values, axis, -1) @ weights(values.shape[axis], side).T
+            values = np.moveaxis(moved, -1, axis)
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+# --- segmentation ----------------------------------------------------------------------------------------------------
+
+
+def segment(call: Call, contract: Contract, scan: Scan) -> Array:
+    """The label map ``(*S)`` on the grid of the file; of overlapping structures one layer each ``(K, *S)``."""
+    case = Case(contract, scan)
+    logits = tiles(call, contract, case)
+    return case.back(logits)
+
+
+class Case:
+    """A scan as the network sees it, and the way back."""
+
+    def __init__(self, contract: Contract, scan: Scan) -> None:
+        spec, values = contract["conform"], scan.values
+        self.contract, self.spacing = contract, scan.spacing
+        self.dims = values.ndim - 1
+        if self.dims != spec["dims"]:
+            raise SystemExit(f"the model needs {spec['dims']} dimensions, the image has {self.dims}")
+        turned_too = self.dims == 3 and spec.get("orient", True)
+        plain = (tuple(range(self.dims)), (False,) * self.dims)
+        way: Any = pose(scan.affine) if turned_too else plain
+        self.axes, self.flips = way
+        turned = self.turn(with_channels(values, spec["channels"]))
+        self.whole = turned.shape[1:]
+        low, high = used_box(turned) if spec.get("crop") == "border" else ((0,) * self.dims, self.whole)
+        self.box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        cut = turned[(slice(None), *self.box)]
+        self.cut = cut.shape[1:]
+        spacing = None if scan.spacing is None else [scan.spacing[axis] for axis in self.axes]
+        self.scale, self.shift = normal(cut, spec)
+        window = spec.get("window")
+        values = cut.astype(np.float32)
+        values = values if window is None else values.clip(*map(np.float32, window))
+        self.values = resample(values, self._sides(spec, spacing))
+
+    def _sides(self, spec: Contract, spacing: Any) -> Any:
+        if spec.get("spacing_mm") is not None and spacing is not None:
+            return [max(1, round(n * a / b)) for n, a, b in zip(self.cut, spacing, spec["spacing_mm"], strict=True)]
+        factor = float(spec.get("scale") or 1.0)
+        return [max(1, round(n * factor)) for n in self.cut]
+
+    def turn(self, array: Array) -> Array:
+        """The array with its axes closest to patient z, y, x."""
+        view = array.transpose(0, *(1 + axis for axis in self.axes))
+        return view[(slice(None), *(slice(None, None, -1 if flip else 1) for flip in self.flips))]
+
+    def back(self, logits: Array) -> Array:
+        """The decision on the grid of the file."""
+        contract = self.contract
+        full = resample(logits, self.cut)
+        everywhere: Any = (slice(None), *self.box)
+        if contract["decide"] == "regions":
+            layers = np.zeros((len(full), *self.whole), np.uint8)
+            layers[everywhere] = full > 0
+        else:
+            layers = np.zeros((1, *self.whole), np.uint8 if len(full) < 256 else np.uint16)
+            layers[everywhere] = full.argmax(axis=0)[None]
+        mirror: Any = (slice(None), *(slice(None, None, -1 if flip else 1) for flip in self.flips))
+        flipped = layers[mirror]
+        order = np.argsort(self.axes)
+        found = np.ascontiguousarray(flipped.transpose(0, *(1 + int(axis) for axis in order)))
+        unit = 1.0 if self.spacing is None else float(np.prod(self.spacing))
+        regions = contract["decide"] == "regions"
+        for step in contract.get("post") or []:
+            if regions and step["label"] is not None:
+                clean(found[step["label"]], {**step, "label": 1}, unit)
+            elif regions:
+                union = found.any(axis=0).astype(np.uint8)
+                clean(union, step, unit)
+                found *= union
+            else:
+                clean(found[0], step, unit)
+        return found if regions else found[0]
+
+
+def pose(affine: Any) -> Any:
+    """Which axis of the file runs along patient z, y, x, and whether it runs the other way."""
+    if affine is None:
+        return (0, 1, 2), (False,) * 3
+    along = (affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))[::-1]
+    best = max(itertools.permutations(range(3)), key=lambda order: sum(abs(along[k, a]) for k, a in enumerate(order)))
+    return best, tuple(bool(along[k, axis] < 0) for k, axis in enumerate(best))
+
+
+def used_box(values: Array) -> Any:
+    """The box outside which every plane has one and the same value in all channels."""
+    corner = np.array([channel.flat[0] for channel in values]).reshape(-1, *(1,) * (values.ndim - 1))
+    differs = (values != corner).any(axis=0)
+    low, high = [], []
+    for axis in range(differs.ndim):
+        used = np.flatnonzero(differs.any(axis=tuple(k for k in range(differs.ndim) if k != axis)))
+        low.append(int(used[0]) if used.size else 0)
+        high.append(int(used[-1]) + 1 if used.size else differs.shape[axis])
+    return tuple(low), tuple(high)
+
+
+def normal(cut: Array, spec: Contract) -> tuple[Array, Array]:
+    """Factor and shift of every channel."""
+    rule, channels = spec["normalise"], spec["channels"]
+    if rule["kind"] == "none":
+        return np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    if rule["kind"] == "fixed":
+        mean, std = (np.resize(np.asarray(rule[key], np.float64), channels) for key in ("mean", "std"))
+        return (1 / std).astype(np.float32), (-mean / std).astype(np.float32)
+    step = max(1, int(np.ceil(np.prod(cut.shape[1:]) / SAMPLES)))
+    every = 1 if step == 1 else max(1, round(step ** (1 / (cut.ndim - 1))))
+    some = cut[(slice(None), *(slice(None, None, every),) * (cut.ndim - 1))].astype(np.float32)
+    some = some.reshape(len(cut), -1)
+    if spec.get("window") is not None:
+        some = some.clip(*map(np.float32, spec["window"]))
+    if rule["kind"] == "percentile":
+        low, high = np.percentile(some, ROBUST)
+        width = max(float(high - low), 1e-6)
+        return np.full(channels, 4 / width, np.float32), np.full(channels, -4 * low / width - 2, np.float32)
+    mean, std = np.empty(channels), np.empty(channels)
+    for channel, values in enumerate(some):
+        smallest = float(values.min())
+        low, high = np.percentile(values, ROBUST)
+        air = smallest if float((values == smallest).mean()) > 0.02 else float(low + AIR * (high - low))
+        inside = values[values > air]
+        inside = inside if inside.size > 16 else values
+        mean[channel], std[channel] = inside.mean(), max(float(inside.std()), 1e-6)
+    return (1 / std).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+def starts(side: int, patch: int, overlap: float, slack: float) -> list[int]:
+    """First voxels of the tiles along one axis."""
+    step = max(1, int(patch * (1 - overlap)))
+    steps, fewer = int(np.ceil((side - patch) / step)), int(np.ceil((side - patch) / step - slack))
+    if 0 < fewer < steps and side - patch <= fewer * patch:
+        return [round(k * (side - patch) / fewer) for k in range(fewer + 1)]
+    return [min(k * step, side - patch) for k in range(steps + 1)]
+
+
+def tiles(call: Call, contract: Contract, case: Case) -> Array:
+    """Logits ``(K, *S)``: the mean of all tiles over a voxel, weighted by a Gaussian."""
+    rule = contract["tile"]
+    patch, sides = rule["patch"], case.values.shape[1:]
+    padded = [max(side, own) for side, own in zip(sides, patch, strict=True)]
+    before = [(long - side) // 2 for long, side in zip(padded, sides, strict=True)]
+    # The network must see 0 outside of the volume: the value that becomes 0.
+    empty = -case.shift / case.scale
+    whole = np.empty((len(case.values), *padded), np.float32)
+    whole[:] = empty.reshape(-1, *(1,) * case.dims)
+    inner = tuple(slice(a, a + n) for a, n in zip(before, sides, strict=True))
+    whole[(slice(None), *inner)] = case.values
+    line = np.ones((), np.float32)
+    for side in patch:
+        place = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
+        line = line[..., None] * np.exp(place**2 / np.float32(-2 * (SIGMA * side) ** 2))
+    line = np.maximum(line, np.float32(max(float(line.min()), FLOOR)))
+    total: Any = None
+    weight = np.zeros(padded, np.float32)
+    grid = [starts(n, own, rule["overlap"], rule["slack"]) for n, own in zip(padded, patch, strict=True)]
+    for corner in itertools.product(*grid):
+        cut = tuple(slice(a, a + n) for a, n in zip(corner, patch, strict=True))
+        found = call({"tiles": whole[(slice(None), *cut)][None], "scale": case.scale, "shift": case.shift})[0][0]
+        total = np.zeros((len(found), *padded), np.float32) if total is None else total
+        total[(slice(None), *cut)] += found * line
+        weight[cut] += line
+    total /= weight
+    return total[(slice(None), *inner)]
+
+
+def clean(labels: Array, step: Contract, unit: float) -> None:
+    """Components below a volume and all but the largest go, holes are filled; `labels` is changed."""
+    inside = labels != 0 if step["label"] is None else labels == step["label"]
+    if not inside.any():
+        return
+    near = step.get("connectivity") or (26 if labels.ndim == 3 else 8)
+    parts = components(inside, near)
+    voxels = np.bincount(parts.reshape(-1))[1:]
+    stay = voxels * unit >= step.get("min_volume", 0.0) * (1 - 1e-9)
+    if step.get("keep") == "largest" and stay.any():
+        stay &= voxels == voxels[stay].max()
+    kept = np.concatenate([[False], stay])[parts]
+    labels[inside & ~kept] = 0
+    if step.get("fill_holes") and step["label"] is not None:
+        around = {26: 6, 18: 6, 6: 26, 8: 4, 4: 8}[near]
+        outside = components(np.pad(~kept, 1, constant_values=True), around)
+        hidden = (outside > 1)[(slice(1, -1),) * labels.ndim]
+        labels[hidden & (labels == 0)] = step["label"]
+
+
+def components(mask: Array, near: int) -> Array:
+    """Connected parts, numbered from 1 in the order of their first voxels: runs along x, joined by union-find."""
+    shape = (1,) * (3 - mask.ndim) + mask.shape
+    solid = np.zeros((shape[0], shape[1], shape[2] + 2), np.int8)
+    solid[:, :, 1:-1] = mask.reshape(shape)
+    edge = np.diff(solid, axis=2)
+    z, y, first = np.nonzero(edge == 1)
+    last = np.nonzero(edge == -1)[2]
+    line = z * shape[1] + y
+    bounds = np.searchsorted(line, np.arange(shape[0] * shape[1] + 1))
+    parent = list(range(len(line)))
+
+    def root(k: int) -> int:
+        while parent[k] != k:
+            parent[k] = parent[parent[k]]
+            k = parent[k]
+        return k
+
+    moves = [(dz, dy) for dz in (-1, 0) for dy in (-1, 0, 1) if (dz, dy) < (0, 0)]
+    for dz, dy in moves:
+        apart = abs(dz) + abs(dy)
+        limit = {6: 1, 4: 1, 18: 2, 26: 3, 8: 3}[near]
+        if apart > limit:
+            continue
+        wide = 1 if limit - apart >= 1 else 0
+        for k in range(len(line)):
+            oz, oy = z[k] + dz, y[k] + dy
+            if oz < 0 or not 0 <= oy < shape[1]:
+                continue
+            a, b = bounds[oz * shape[1] + oy], bounds[oz * shape[1] + oy + 1]
+            for other in range(a, b):
+                if first[other] < last[k] + wide and first[k] < last[other] + wide:
+                    one, two = root(k), root(other)
+                    parent[max(one, two)] = min(one, two)
+    roots = np.array([root(k) for k in range(len(line))], dtype=np.int64)
+    number = np.searchsorted(np.unique(roots), roots) + 1
+    out = np.zeros(shape, np.int32)
+    for k in range(len(line)):
+        out[z[k], y[k], first[k] : last[k]] = number[k]
+    return out.reshape(mask.shape)
+
+
+# --- writing and starting --------------------------------------------------------------------------------------------
+
+
+def write_nifti(path: Any, mask: Array, scan: Scan) -> None:
+    """A label map with the geometry of the scan; layers stand along the fourth axis."""
+    layers = mask if mask.ndim > scan.values.ndim - 1 else mask[None]
+    sides = layers.shape[1:][::-1]
+    if scan.header is not None:
+        raw, order = bytearray(scan.header[0]), scan.header[1]
+    else:
+        raw, order = bytearray(348), "<"
+        struct.pack_into("<i", raw, 0, 348)
+        spacing = scan.spacing or (1.0,) * len(sides)
+        struct.pack_into("<8f", raw, 76, 1.0, *spacing[::-1], *(1.0,) * (7 - len(sides)))
+        raw[123] = 2 if scan.spacing is not None else 0
+        if scan.affine is not None:
+            full = scan.affine[:, [2, 1, 0, 3]].copy()
+            full[:2] *= -1
+            struct.pack_into("<h", raw, 254, 1)
+            struct.pack_into("<12f", raw, 280, *full[:3].reshape(-1))
+    shape = (*sides, *(() if len(layers) == 1 else (1,) * (3 - len(sides)) + (len(layers),)))
+    kind, bits = (2, 8) if layers.dtype == np.uint8 else (512, 16)
+    struct.pack_into(f"{order}8h", raw, 40, len(shape), *shape, *(1,) * (7 - len(shape)))
+    struct.pack_into(f"{order}hh", raw, 70, kind, bits)
+    struct.pack_into(f"{order}3f", raw, 108, 352.0, 1.0, 0.0)
+    raw[344:348] = b"n+1\0"
+    body = np.ascontiguousarray(layers).astype(np.dtype(layers.dtype).newbyteorder(order)).tobytes()
+    Path(path).write_bytes(gzip.compress(bytes(raw) + b"\0" * 4 + body, 1))
+
+
+def load(path: Any) -> tuple[Call, Contract]:
+    """The model as a function of named arrays, and its contract."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    contract = json.loads(session.get_modelmeta().custom_metadata_map["vesalius.contract"])
+    return (lambda inputs: session.run(None, inputs)), contract
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("inputs", nargs="+")
+    parser.add_argument("--out", default=".")
+    asked = parser.parse_args(argv)
+    call, contract = load(asked.model)
+    for name in asked.inputs:
+        scan = read(name)
+        found = {"input": name, "task": contract["task"]}
+        if contract["task"] == "classify":
+            found |= classify(call, contract, scan)
+        else:
+            mask = segment(call, contract, scan)
+            Path(asked.out).mkdir(parents=True, exist_ok=True)
+            stem = Path(name).name.removesuffix(".gz").rpartition(".")[0] or Path(name).name
+            path = Path(asked.out) / f"{stem}-mask.nii.gz"
+            write_nifti(path, mask, scan)
+            values = range(1, len(contract["labels"]["names"])) if contract["decide"] == "argmax" else range(len(mask))
+            names = contract["structures"]
+            counts = [int((mask == v).sum()) if contract["decide"] == "argmax" else int(mask[v].sum()) for v in values]
+            found |= {"mask": str(path), "voxels": dict(zip(names, counts, strict=True))}
+        sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()

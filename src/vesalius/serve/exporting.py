@@ -1,0 +1,128 @@
+"""`vesalius export`: a bundle leaves as one file that has shown, on real cases, that it gives the bundle's answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from vesalius.core.errors import AcceptanceError, UsageError
+from vesalius.core.files import write_json
+from vesalius.core.progress import Progress
+from vesalius.data.manifest import Manifest
+from vesalius.data.truth import open_case_image
+from vesalius.deploy import runner
+from vesalius.deploy.accept import Trial, accept
+from vesalius.deploy.artefact import Artefact
+from vesalius.deploy.onnx_out import write_onnx
+from vesalius.deploy.openvino_out import write_openvino
+from vesalius.io.open import open_image
+from vesalius.predict.bundle import Bundle, find_bundle
+from vesalius.train.run import RunFolder
+
+KINDS = {"onnx": (".onnx", write_onnx), "openvino": (".xml", write_openvino)}
+CASES = {"classify": 50, "segment": 5}
+RUNNER = "run.py"
+
+
+def record_of(artefact: Path) -> Path:
+    """Where the acceptance record of a file lies."""
+    return artefact.with_name(f"{artefact.name}.accepted.json")
+
+
+def export_model(
+    model: str | Path,
+    *,
+    to: str,
+    out: str | Path | None,
+    manifest: Manifest | None,
+    cases: int | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write the file, its runner and its record; a file that is not accepted is taken away again."""
+    if to not in KINDS:
+        raise UsageError(f"--to {to}: this version exports {', '.join(KINDS)}")
+    suffix, write = KINDS[to]
+    folder = find_bundle(model)
+    bundle = Bundle.load(folder)
+    path = Path(out) if out is not None else folder.parent / "export" / f"model{suffix}"
+    if path.suffix != suffix:
+        raise UsageError(f"--out {path}: {to} writes a file that ends with {suffix}")
+    trials = trials_of(bundle, folder, manifest, cases)
+    record_of(path).unlink(missing_ok=True)
+    progress.say(f"exporting to {path}")
+    write(bundle, path)
+    artefact = Artefact(path)
+    try:
+        record = accept(artefact, bundle, trials)
+    except AcceptanceError:
+        for file in artefact.files:
+            file.unlink(missing_ok=True)
+        raise
+    write_json(record_of(path), record)
+    if to == "onnx":
+        shutil.copyfile(runner.__file__, path.with_name(RUNNER))
+    return {"path": str(path), "record": str(record_of(path)), **record}
+
+
+def check_model(
+    model: str | Path, artefact: str | Path, *, manifest: Manifest | None, cases: int | None, progress: Progress
+) -> dict[str, Any]:
+    """Accept a file that is already there, once more.
+
+    Raises
+    ------
+    AcceptanceError
+        If it is not the file of its record, or does not give the bundle's answers.
+    """
+    folder = find_bundle(model)
+    bundle, made = Bundle.load(folder), Artefact(artefact)
+    known = record_of(made.path)
+    if known.is_file():
+        digests = json.loads(known.read_text(encoding="utf-8"))["sha256"]
+        for name, digest in made.digest().items():
+            if digests.get(name) != digest:
+                raise AcceptanceError(
+                    f"{made.path.with_name(name)}: is not the file that was accepted (its checksum differs from "
+                    f"{known.name}); export it again"
+                )
+    progress.say(f"checking {made.path}")
+    record = accept(made, bundle, trials_of(bundle, folder, manifest, cases))
+    return {"path": str(made.path), "record": str(known) if known.is_file() else None, **record}
+
+
+def trials_of(bundle: Bundle, folder: Path, manifest: Manifest | None, count: int | None) -> list[Trial]:
+    """Real cases: those of `manifest`, else the test cases of the run that the bundle lies in.
+
+    Raises
+    ------
+    UsageError
+        If there are none.
+    """
+    if manifest is None:
+        run = RunFolder(folder.parent)
+        if not run.cohort.exists():
+            raise UsageError(f"{folder}: no run lies around this bundle; give --data with cases to accept the file on")
+        manifest = Manifest.from_parquet(run.cohort)
+        cases = manifest.cases
+        part = cases[cases["split"] == "test"]
+        part = part if len(part) else cases[cases["split"] == "val"]
+    else:
+        part = manifest.cases
+    most = CASES[bundle.task] if count is None else count
+    # Spread over the list, which is often sorted by class or site.
+    step = max(1, len(part) // max(most, 1))
+    part = part.iloc[::step].head(most)
+    if part.empty:
+        raise UsageError(f"{manifest.root}: holds no case to accept the file on; give --data")
+    return [_trial(manifest, bundle, str(row.case_id), str(row.path)) for row in part.itertuples()]
+
+
+def _trial(manifest: Manifest, bundle: Bundle, case: str, path: str) -> Trial:
+    file = manifest.root / path
+    if bundle.task == "segment":
+        single = int(bundle.preprocess["channels"]) == 1 or file.suffix.lower() == ".png"
+        alone = file if single and file.is_file() else None
+        return Trial(case, alone, lambda: open_case_image(manifest, case))
+    return Trial(case, file if file.is_file() else None, lambda: open_image(file))

@@ -1,0 +1,316 @@
+"""Exported files give the bundle's answers, run by the stand-alone runner from raw files; changed ones are refused."""
+
+import json
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import onnx
+import pytest
+from PIL import Image as Picture
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from vesalius.core.errors import AcceptanceError, UsageError
+from vesalius.core.labels import Labels
+from vesalius.deploy import runner
+from vesalius.deploy.artefact import Artefact
+from vesalius.deploy.onnx_out import write_onnx
+from vesalius.io.open import open_image
+from vesalius.predict.bundle import Bundle
+from vesalius.predict.predictor import Predictor
+from vesalius.predict.segmenter import SegmentPredictor
+from vesalius.serve import jobs
+
+ORGANS = Labels(("background", "liver", "spleen"))
+BRATS = Labels(("whole", "core"), multilabel=True, regions=((1, 2), (2,)))
+
+FITS = {
+    "stretch": {},
+    "pad": {"fit": "pad"},
+    "crop": {"fit": "crop"},
+    "place": {"fit": "place"},
+    "square": {"crop": "center_square"},
+    "foreground": {"crop": "foreground"},
+    "threshold": {"crop": "foreground", "threshold": 100.0, "fit": "pad"},
+    "window": {"window": [20.0, 180.0], "scale": {"low": 20.0, "high": 180.0}},
+    "per image": {"normalise": {"kind": "per_image"}, "storage": "float32"},
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_preprocessing_of_any_size_is_in_the_graph(name, make_classifier, smooth, tmp_path):
+    folder = make_classifier(tmp_path / "bundle", temperature=1.4, **FITS[name])
+    artefact = Artefact(write_onnx(Bundle.load(folder), tmp_path / "model.onnx"))
+    model = Predictor.load(folder, device="cpu")
+    for k, shape in enumerate([(18, 18), (40, 31), (17, 64), (9, 12), (150, 90)]):
+        path = tmp_path / f"p{k}.png"
+        Picture.fromarray(smooth(shape, seed=k).astype(np.uint8)).save(path)
+        found = runner.classify(artefact.call, artefact.contract, runner.read(path))
+        wanted = model(path)
+        said = [found["probabilities"][label] for label in wanted.labels.names]
+        np.testing.assert_allclose(said, wanted.probabilities, atol=1e-4)
+        assert found["class"] == wanted.top
+
+
+@pytest.mark.parametrize(
+    ("options", "channels", "dims"),
+    [
+        ({"members": 2, "views": [[], [1]]}, 1, 2),
+        ({"channels": 3}, 3, 2),
+        ({"labels": Labels(("a", "b", "c"), multilabel=True)}, 1, 2),
+        ({"names": ("no", "yes"), "threshold": 0.2}, 1, 2),
+        ({"dims": 3, "views": [[], [2]]}, 1, 3),
+        ({"dims": 3, "spacing_mm": [3.0, 2.0, 2.0], "fit": "place"}, 1, 3),
+    ],
+    ids=["ensemble", "colour", "several classes", "threshold", "volume", "spacing"],
+)
+def test_questions_of_all_kinds(options, channels, dims, make_classifier, smooth, tmp_path):
+    folder = make_classifier(tmp_path / "bundle", **options)
+    artefact = Artefact(write_onnx(Bundle.load(folder), tmp_path / "model.onnx"))
+    model = Predictor.load(folder, device="cpu")
+    for k in range(4):
+        if dims == 3:
+            path = tmp_path / f"p{k}.nii.gz"
+            nib.save(
+                nib.Nifti1Image(smooth((20 + k, 17, 12), seed=k).astype(np.float32), np.diag([2, 2, 3, 1.0])), path
+            )
+        else:
+            path = tmp_path / f"p{k}.png"
+            shape = (30, 25) if channels == 1 else (30, 25, 3)
+            Picture.fromarray(smooth(shape, seed=k).astype(np.uint8)).save(path)
+        found = runner.classify(artefact.call, artefact.contract, runner.read(path))
+        wanted = model(path)
+        np.testing.assert_allclose(list(found["probabilities"].values()), wanted.probabilities, atol=1e-4)
+        said = wanted.to_json()
+        assert found.get("class") == said.get("class")
+        assert found.get("classes") == said.get("classes")
+
+
+def test_a_batch_is_as_good_as_one(make_classifier, smooth, tmp_path):
+    folder = make_classifier(tmp_path / "bundle")
+    artefact = Artefact(write_onnx(Bundle.load(folder), tmp_path / "model.onnx"))
+    images = np.stack([smooth((1, 25, 33), seed=k) for k in range(5)]).astype(np.float32)
+    whole = artefact.call({"image": images})[0]
+    for k in range(5):
+        np.testing.assert_allclose(artefact.call({"image": images[k : k + 1]})[0][0], whole[k], atol=1e-6)
+
+
+ROTATED = np.eye(4)
+ROTATED[:3, :3] = Rotation.from_euler("xyz", [10, -20, 95], degrees=True).as_matrix() * [1.5, 1.5, 2.5]
+ROTATED[:3, 3] = [5, -20, 30]
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+@pytest.mark.parametrize(
+    ("labels", "options"),
+    [
+        (ORGANS, {"views": [[], [2]], "members": 2}),
+        (ORGANS, {"spec": {"spacing_mm": [2.0, 2.0, 2.0], "crop": "border"}}),
+        (ORGANS, {"spec": {"window": [-100.0, 500.0], "normalise": {"kind": "fixed", "mean": [90.0], "std": [200.0]}}}),
+        (BRATS, {"norm": "instance"}),
+    ],
+    ids=["ensemble", "resampled", "window", "regions"],
+)
+def test_volumes_come_back_on_the_grid_of_the_file(kind, labels, options, make_segmenter, smooth, tmp_path):
+    folder = make_segmenter(tmp_path / "bundle", labels, **options)
+    values = smooth((30, 26, 20), seed=3, low=-200, high=900)
+    values[:3] = values[:, :, :2] = -200
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(values.astype(np.float32), ROTATED), path)
+    record = jobs.export(
+        folder, to=kind, out=tmp_path / f"m{'.onnx' if kind == 'onnx' else '.xml'}", data=_data(tmp_path, path)
+    )
+    assert record["accepted"]
+    artefact = Artefact(record["path"])
+    scan = runner.read(path)
+    mask = runner.segment(artefact.call, artefact.contract, scan)
+    wanted = SegmentPredictor.load(folder, device="cpu", backend="torch")(path).values
+    assert mask.shape == wanted.shape
+    assert (mask == wanted).mean() > 0.999
+    assert len(np.unique(wanted)) > 1
+    runner.write_nifti(tmp_path / "out.nii.gz", mask, scan)
+    back = nib.load(tmp_path / "out.nii.gz")
+    np.testing.assert_allclose(back.affine, ROTATED, atol=1e-5)
+    stored = np.asarray(back.dataobj).squeeze()
+    np.testing.assert_array_equal(
+        stored.T if mask.ndim == 3 else np.moveaxis(stored, -1, 0).transpose(0, 3, 2, 1), mask
+    )
+
+
+def _data(tmp_path, path):
+    """A folder of one case with a mask of zeros, in the layout images + labels."""
+    root = tmp_path / "data"
+    for name in ("images", "labels"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "images" / path.name).write_bytes(path.read_bytes())
+    image = nib.load(path)
+    empty = np.zeros(image.shape, np.uint8)
+    empty[4:8, 4:8, 4:8] = 1
+    nib.save(nib.Nifti1Image(empty, image.affine), root / "labels" / path.name)
+    return root
+
+
+def test_post_processing_of_the_runner(smooth):
+    draw = np.random.default_rng(0)
+    from vesalius.measure.components import apply_steps
+
+    for shape in ((20, 22, 18), (40, 50)):
+        mask = (ndimage.gaussian_filter(draw.normal(0, 1, shape), 1.2) > 0.05).astype(np.uint8)
+        mask[(mask > 0) & (draw.random(shape) < 0.3)] = 2
+        near = [26, 18, 6] if len(shape) == 3 else [8, 4]
+        for step in (
+            *({"label": 1, "keep": "largest", "connectivity": one} for one in near),
+            {"label": 1, "min_volume": 20.0},
+            {"label": 2, "fill_holes": True},
+            {"label": None, "keep": "largest"},
+        ):
+            mine = mask.copy()
+            runner.clean(mine, step, 1.5)
+            np.testing.assert_array_equal(mine, apply_steps(mask, [step], np.array([1.5, 1, 1])[: len(shape)]))
+
+
+class TestReading:
+    """The runner's readers against the real ones."""
+
+    @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "I;16"])
+    def test_png(self, mode, tmp_path):
+        draw = np.random.default_rng(0)
+        ramp = np.add.outer(np.arange(37), np.arange(29))
+        if mode == "I;16":
+            picture = Picture.fromarray((ramp * 900).astype(np.uint16))
+        elif mode == "P":
+            picture = Picture.fromarray((ramp * 3).astype(np.uint8)).convert("RGB").quantize(40)
+        else:
+            planes = draw.integers(0, 255, (37, 29, len(mode))).astype(np.uint8) // 2 + (ramp[..., None] % 128).astype(
+                np.uint8
+            )
+            picture = Picture.fromarray(planes.squeeze(), mode=mode)
+        path = tmp_path / "p.png"
+        picture.save(path)
+        wanted = open_image(path).pixels
+        np.testing.assert_allclose(runner.read(path).values, wanted, atol=1)
+
+    def test_nifti_with_scale_qform_and_big_endian(self, tmp_path):
+        values = np.arange(4 * 5 * 6).reshape(4, 5, 6).astype(np.int16)
+        for endian in "<>":
+            head = nib.Nifti1Header(endianness=endian)
+            image = nib.Nifti1Image(values, None, head)
+            image.set_qform(ROTATED, code=1)
+            image.header.set_slope_inter(0.5, 10)
+            path = tmp_path / f"v{ord(endian)}.nii"
+            nib.save(image, path)
+            mine, wanted = runner.read(path), open_image(path)
+            np.testing.assert_allclose(mine.values, wanted.pixels, atol=1e-4)
+            np.testing.assert_allclose(mine.affine, wanted.grid.affine, atol=1e-4)
+
+    @pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+    def test_dicom(self, kind, tmp_path):
+        import pydicom
+        from pydicom.dataset import FileDataset, FileMetaDataset
+        from pydicom.sequence import Sequence
+
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
+        made = FileDataset(str(tmp_path / "x.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
+        made.SOPClassUID, made.SOPInstanceUID, made.Modality = "1.2.840.10008.5.1.4.1.1.7", "1.2.3", "OT"
+        made.PatientID, made.StudyInstanceUID, made.SeriesInstanceUID = "p", "1.2.4", "1.2.5"
+        inner = pydicom.Dataset()
+        inner.CodeValue = "T-1"
+        inner.is_undefined_length_sequence_item = True
+        made.ProcedureCodeSequence = Sequence([inner])
+        made["ProcedureCodeSequence"].is_undefined_length = True
+        made.Rows, made.Columns, made.SamplesPerPixel, made.PhotometricInterpretation = 7, 9, 1, kind
+        made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 16, 12, 11, 0
+        made.PixelSpacing = [0.5, 0.7]
+        values = np.random.default_rng(0).integers(0, 4095, (7, 9)).astype(np.uint16)
+        made.PixelData = values.tobytes()
+        path = tmp_path / "x.dcm"
+        made.save_as(path, enforce_file_format=True)
+        wanted = open_image(path).pixels
+        np.testing.assert_allclose(runner.read(path).values.reshape(wanted.shape), wanted)
+
+
+def test_one_changed_weight_is_refused(make_classifier, smooth, tmp_path):
+    folder = make_classifier(tmp_path / "bundle")
+    data = tmp_path / "data"
+    for name in ("no", "yes", "maybe"):
+        (data / name).mkdir(parents=True)
+        for k in range(3):
+            Picture.fromarray(smooth((30, 40), seed=k + len(name)).astype(np.uint8)).save(data / name / f"{k}.png")
+    record = jobs.export(folder, out=tmp_path / "model.onnx", data=data)
+    assert record["accepted"]
+    assert record["worst"] < 1e-4
+    assert len(record["cases"]) == 9
+    again = jobs.export(folder, accept=tmp_path / "model.onnx", data=data)
+    assert again["worst"] == record["worst"]
+    changed = onnx.load(tmp_path / "model.onnx")
+    weight = next(one for one in changed.graph.initializer if len(one.dims) == 4)
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values.flat[len(values.flat) // 2] += 1.0
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(changed, tmp_path / "model.onnx")
+    with pytest.raises(AcceptanceError, match="is not the file that was accepted") as caught:
+        jobs.export(folder, accept=tmp_path / "model.onnx", data=data)
+    assert caught.value.exit_code == 6
+    (tmp_path / "model.onnx.accepted.json").unlink()  # without its record the answers themselves give it away
+    with pytest.raises(AcceptanceError, match="differs from its bundle"):
+        jobs.export(folder, accept=tmp_path / "model.onnx", data=data)
+
+
+def test_another_bundle_is_refused(make_classifier, smooth, tmp_path):
+    one = make_classifier(tmp_path / "one")
+    two = make_classifier(tmp_path / "two", members=2)
+    write_onnx(Bundle.load(one), tmp_path / "model.onnx")
+    for name in ("no", "yes"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Picture.fromarray(smooth((30, 40)).astype(np.uint8)).save(tmp_path / "data" / name / "a.png")
+    with pytest.raises(AcceptanceError, match="other weights"):
+        jobs.export(two, accept=tmp_path / "model.onnx", data=tmp_path / "data")
+
+
+def test_single_objects_are_not_exported_yet(make_segmenter, tmp_path):
+    cells = Labels(("background", "cell"), instances=True)
+    folder = make_segmenter(tmp_path / "bundle", cells, dims=2, channels=3)
+    with pytest.raises(UsageError, match="single objects"):
+        write_onnx(Bundle.load(folder), tmp_path / "model.onnx")
+
+
+def test_without_cases_nothing_is_exported(make_classifier, tmp_path):
+    folder = make_classifier(tmp_path / "bundle")
+    with pytest.raises(UsageError, match="give --data"):
+        jobs.export(folder, out=tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+ALONE = """
+import builtins, runpy, sys
+real = builtins.__import__
+def guarded(name, *rest, **more):
+    if name.split(".")[0] in ("vesalius", "torch", "scipy", "nibabel", "pydicom", "PIL", "pandas"):
+        raise ImportError(f"{name} is not on this machine")
+    return real(name, *rest, **more)
+builtins.__import__ = guarded
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_runner_needs_numpy_and_onnxruntime_only(make_segmenter, smooth, tmp_path):
+    folder = make_segmenter(tmp_path / "bundle", ORGANS)
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(smooth((24, 22, 18)).astype(np.float32), ROTATED), path)
+    jobs.export(folder, out=tmp_path / "out" / "model.onnx", data=_data(tmp_path, path))
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, tmp_path / "out" / "run.py", tmp_path / "out" / "model.onnx", path,
+         "--out", tmp_path / "masks"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    mask = np.asarray(nib.load(said["mask"]).dataobj)
+    wanted = SegmentPredictor.load(folder, device="cpu", backend="torch")(path).values
+    assert (wanted == mask.T).mean() > 0.999
+    assert said["voxels"] == {name: int((mask == k).sum()) for k, name in ((1, "liver"), (2, "spleen"))}
