@@ -82,6 +82,7 @@ def train(work: Path, volumes: list[tuple[int, ...]], patch: int, steps: int) ->
     net = network().train()
     draw = np.random.default_rng(0)
     cases = [phantom(100 + k, sides) for sides in volumes for k in range(2 if max(sides) <= 256 else 1)]
+    inside = [[np.argwhere(mask[::3, ::3, ::3] == label) * 3 for label in range(1, len(NAMES))] for _, mask in cases]
     # Without weights so short a training never finds the small structures (docs/segmentation.md).
     share = sum(np.bincount(mask.ravel(), minlength=len(NAMES)) / mask.size for _, mask in cases)
     weights = torch.tensor(np.clip(np.sqrt(share.max() / np.maximum(share, 1e-9)), 1, 12), dtype=torch.float32)
@@ -90,10 +91,11 @@ def train(work: Path, volumes: list[tuple[int, ...]], patch: int, steps: int) ->
     for step in range(steps):
         xs, ys = [], []
         for _ in range(2):
-            pixels, mask = cases[draw.integers(len(cases))]
+            number = int(draw.integers(len(cases)))
+            pixels, mask = cases[number]
             low = [draw.integers(0, max(1, side - patch + 1)) for side in mask.shape]
             if draw.random() < 0.5:  # around a voxel of a structure, each as often
-                found = np.argwhere(mask == draw.integers(1, len(NAMES)))
+                found = inside[number][draw.integers(len(NAMES) - 1)]
                 place = found[draw.integers(len(found))] - patch // 2
                 low = [int(np.clip(a, 0, side - patch)) for a, side in zip(place, mask.shape, strict=True)]
             cut = tuple(slice(a, a + patch) for a in low)
@@ -224,7 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sides", nargs="+", default=["256,256,256", "400,512,512"], help="z,y,x of each volume")
     parser.add_argument("--patch", type=int, default=96)
-    parser.add_argument("--steps", type=int, default=500, help="of training")
+    parser.add_argument("--steps", type=int, default=1500, help="of training")
     parser.add_argument("--train-patch", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=1, help="the fastest of so many runs counts")
     parser.add_argument("--engines", nargs="*", help="only these engines, and the peer")
