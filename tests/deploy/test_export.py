@@ -314,3 +314,17 @@ def test_the_runner_needs_numpy_and_onnxruntime_only(make_segmenter, smooth, tmp
     wanted = SegmentPredictor.load(folder, device="cpu", backend="torch")(path).values
     assert (wanted == mask.T).mean() > 0.999
     assert said["voxels"] == {name: int((mask == k).sum()) for k, name in ((1, "liver"), (2, "spleen"))}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pictures_come_back_in_their_own_size(channels, make_segmenter, smooth, tmp_path):
+    folder = make_segmenter(tmp_path / "bundle", ORGANS, dims=2, channels=channels, spec={"scale": 0.8})
+    artefact = Artefact(write_onnx(Bundle.load(folder), tmp_path / "model.onnx"))
+    model = SegmentPredictor.load(folder, device="cpu", backend="torch")
+    for k, shape in enumerate([(40, 52), (17, 33)]):
+        path = tmp_path / f"p{k}.png"
+        Picture.fromarray(smooth(shape if channels == 1 else (*shape, 3), seed=k).astype(np.uint8)).save(path)
+        found = runner.segment(artefact.call, artefact.contract, runner.read(path))
+        wanted = model(path).values
+        assert found.shape == wanted.shape == shape
+        assert (found == wanted).mean() > 0.999
