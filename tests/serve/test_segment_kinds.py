@@ -6,23 +6,12 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from segment_material import QUICK
 
 from vesalius.phantoms.layouts import write_tree
 from vesalius.predict.bundle import Bundle
 from vesalius.serve import jobs
 
-QUICK = {
-    "optim.max_steps": 12,
-    "optim.batch_size": 2,
-    "optim.precision": "fp32",
-    "optim.lr": 0.01,
-    "model.patch": [16, 16, 16],
-    "model.features": [4, 8],
-    "model.strides": [[1, 1, 1], [2, 2, 2]],
-    "predict.views": [[]],
-    "predict.backend": "torch",
-    "validate.every": 4,
-}
 MANY = 100
 
 

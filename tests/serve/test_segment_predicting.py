@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image as Picture
 from scipy import ndimage
+from segment_material import QUICK
 
 from vesalius.core.errors import DataError, UsageError
 from vesalius.core.labels import Labels
@@ -33,18 +34,6 @@ from vesalius.tasks.segment import Segment
 ORGANS = Labels(("background", "liver", "spleen"))
 BRATS = Labels(("whole", "core", "enhancing"), multilabel=True, regions=((1, 2, 4), (1, 4), (4,)))
 CELLS = Labels(("background", "cell"), instances=True)
-QUICK = {
-    "optim.max_steps": 16,
-    "optim.batch_size": 2,
-    "optim.precision": "fp32",
-    "optim.lr": 0.01,
-    "model.patch": [16, 16, 16],
-    "model.features": [4, 8],
-    "model.strides": [[1, 1, 1], [2, 2, 2]],
-    "predict.views": [[]],
-    "predict.backend": "torch",
-    "validate.every": 4,
-}
 
 
 class Heard(Silent):

@@ -29,7 +29,6 @@ Array = Any
 Contract = dict[str, Any]
 Call = Callable[[Contract], Any]
 ROBUST, AIR, SAMPLES = (0.5, 99.5), 0.1, 1 << 21
-SIGMA, FLOOR = 0.125, 1e-3
 
 
 class Scan:
@@ -434,8 +433,8 @@ def tiles(call: Call, contract: Contract, case: Case) -> Array:
     line = np.ones((), np.float32)
     for side in patch:
         place = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
-        line = line[..., None] * np.exp(place**2 / np.float32(-2 * (SIGMA * side) ** 2))
-    line = np.maximum(line, np.float32(max(float(line.min()), FLOOR)))
+        line = line[..., None] * np.exp(place**2 / np.float32(-2 * (rule["sigma"] * side) ** 2))
+    line = np.maximum(line, np.float32(max(float(line.min()), rule["floor"])))
     total: Any = None
     weight = np.zeros(padded, np.float32)
     grid = [starts(n, own, rule["overlap"], rule["slack"]) for n, own in zip(padded, patch, strict=True)]
@@ -465,50 +464,25 @@ def clean(labels: Array, step: Contract, unit: float) -> None:
     if step.get("fill_holes") and step["label"] is not None:
         around = {26: 6, 18: 6, 6: 26, 8: 4, 4: 8}[near]
         outside = components(np.pad(~kept, 1, constant_values=True), around)
-        hidden = (outside > 1)[(slice(1, -1),) * labels.ndim]
+        hidden = ((outside > 0) & (outside != outside.flat[0]))[(slice(1, -1),) * labels.ndim]
         labels[hidden & (labels == 0)] = step["label"]
 
 
 def components(mask: Array, near: int) -> Array:
-    """Connected parts, numbered from 1 in the order of their first voxels: runs along x, joined by union-find."""
-    shape = (1,) * (3 - mask.ndim) + mask.shape
-    solid = np.zeros((shape[0], shape[1], shape[2] + 2), np.int8)
-    solid[:, :, 1:-1] = mask.reshape(shape)
-    edge = np.diff(solid, axis=2)
-    z, y, first = np.nonzero(edge == 1)
-    last = np.nonzero(edge == -1)[2]
-    line = z * shape[1] + y
-    bounds = np.searchsorted(line, np.arange(shape[0] * shape[1] + 1))
-    parent = list(range(len(line)))
-
-    def root(k: int) -> int:
-        while parent[k] != k:
-            parent[k] = parent[parent[k]]
-            k = parent[k]
-        return k
-
-    moves = [(dz, dy) for dz in (-1, 0) for dy in (-1, 0, 1) if (dz, dy) < (0, 0)]
-    for dz, dy in moves:
-        apart = abs(dz) + abs(dy)
-        limit = {6: 1, 4: 1, 18: 2, 26: 3, 8: 3}[near]
-        if apart > limit:
-            continue
-        wide = 1 if limit - apart >= 1 else 0
-        for k in range(len(line)):
-            oz, oy = z[k] + dz, y[k] + dy
-            if oz < 0 or not 0 <= oy < shape[1]:
-                continue
-            a, b = bounds[oz * shape[1] + oy], bounds[oz * shape[1] + oy + 1]
-            for other in range(a, b):
-                if first[other] < last[k] + wide and first[k] < last[other] + wide:
-                    one, two = root(k), root(other)
-                    parent[max(one, two)] = min(one, two)
-    roots = np.array([root(k) for k in range(len(line))], dtype=np.int64)
-    number = np.searchsorted(np.unique(roots), roots) + 1
-    out = np.zeros(shape, np.int32)
-    for k in range(len(line)):
-        out[z[k], y[k], first[k] : last[k]] = number[k]
-    return out.reshape(mask.shape)
+    """Connected parts, numbered from 1: a voxel takes the largest number near it, and that of the voxel it names."""
+    reach = {4: 1, 6: 1, 8: 2, 18: 2, 26: 3}[near]
+    moves = [move for move in itertools.product((-1, 0, 1), repeat=mask.ndim) if 0 < sum(map(abs, move)) <= reach]
+    number = np.pad(np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0), 1)
+    inner = (slice(1, -1),) * mask.ndim
+    while True:
+        best = number[inner].copy()
+        for move in moves:
+            near_by = tuple(slice(1 + a, n - 1 + a) for a, n in zip(move, number.shape, strict=True))
+            np.maximum(best, number[near_by], out=best, where=mask)
+        best = np.concatenate([[0], best.reshape(-1)])[best]
+        if (best == number[inner]).all():
+            return np.unique(best, return_inverse=True)[1].reshape(mask.shape) + (0 if (best == 0).any() else 1)
+        number[inner] = best
 
 
 # --- writing and starting --------------------------------------------------------------------------------------------
