@@ -55,6 +55,13 @@ def peak_memory() -> int:
     return int(found) << (0 if sys.platform == "darwin" else 10)
 
 
+def resident_memory() -> int:
+    """Resident memory of this process now, in bytes."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
 def forget_peak_memory() -> None:
     """Let `peak_memory` count from now, where the system allows it (Linux)."""
     with suppress(OSError):

@@ -169,6 +169,15 @@ KEYS: dict[str, Key] = {
     "model.activation": Key(str, "leaky", "Activation of a segmentation network.", choices=("relu", "leaky")),
     "model.deep_supervision": Key(bool, True, "Judge the coarser outputs as well while training."),
     "model.dropout": Key(float, 0.0, "Before the last layer.", 0, 0.9),
+    "model.widths": Key(
+        dict, None, "Shapes of the weights of layers that pruning made narrower, by layer.", optional=True
+    ),
+    "start.weights": Key(str, None, "A run or bundle whose weights training starts from.", optional=True),
+    "distill.teacher": Key(str, None, "A run or bundle whose answers training imitates.", optional=True),
+    "distill.weight": Key(float, 0.5, "Part of the loss that imitates the teacher; the rest is the truth.", 0, 1),
+    "distill.temperature": Key(
+        float, 2.0, "Softens the answers of teacher and student (Hinton et al. 2015).", 0.1, 100
+    ),
     "loss.name": Key(str, "cross_entropy", "What is minimised.", choices=LOSSES),
     "loss.label_smoothing": Key(float, 0.0, "Part of the target spread over all classes.", 0, 0.5),
     "loss.focal_gamma": Key(float, None, "Focus on hard cases (Lin et al. 2017).", 0, 10, optional=True),

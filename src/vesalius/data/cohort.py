@@ -141,6 +141,34 @@ def assemble(
     return cohort
 
 
+def assembled_before(manifest: Manifest, store: Prepared) -> Cohort:
+    """The cohort of a finished run once more, its split as it stands; fold 0 is validated on where it had folds.
+
+    Raises
+    ------
+    DataError
+        If no case is left for training.
+    """
+    manifest, rows, notes = _readable(manifest, store)
+    frame = manifest.frame
+    if "fold" in frame.columns and not (frame["split"] == "val").any():
+        first = (frame["fold"] == 0) & (frame["split"] == "train")
+        manifest = manifest.with_frame(frame.assign(split=frame["split"].where(~first, "val")))
+    signatures = store.signatures().take(rows)
+    leakage = check_leakage(manifest.cases, signatures)
+    cohort = Cohort(
+        manifest,
+        rows,
+        _targets(manifest),
+        leakage,
+        data_hash(manifest.cases, signatures),
+        tuple(notes),
+        not leakage.clean,
+    )
+    _require_parts(cohort)
+    return cohort
+
+
 def _readable(manifest: Manifest, store: Prepared) -> tuple[Manifest, NDArray[np.int64], list[str]]:
     ok = store.index["ok"].to_numpy(dtype=bool)
     notes = []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from vesalius.core.errors import UsageError
 from vesalius.core.version import __version__
 from vesalius.predict.bundle import Bundle
 from vesalius.predict.tiles import FLOOR, TileSettings
+from vesalius.tasks.instances import DEFAULTS
 
 SCHEMA = 1
 KEY = "vesalius.contract"
@@ -15,13 +15,7 @@ KEY = "vesalius.contract"
 
 
 def contract_of(bundle: Bundle) -> dict[str, Any]:
-    """The contract of an exported bundle, plain data (docs/export.md).
-
-    Raises
-    ------
-    UsageError
-        For what cannot be exported yet.
-    """
+    """The contract of an exported bundle, plain data (docs/export.md)."""
     head: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": "vesalius.artefact",
@@ -34,11 +28,6 @@ def contract_of(bundle: Bundle) -> dict[str, Any]:
     }
     if bundle.task == "classify":
         return head | _of_classes(bundle)
-    if bundle.labels.instances:
-        raise UsageError(
-            "export: this model tells single objects apart, which needs more than a graph and its runner; export a "
-            "model of classes or regions, or predict with the bundle"
-        )
     return head | _of_masks(bundle)
 
 
@@ -70,8 +59,7 @@ def _of_masks(bundle: Bundle) -> dict[str, Any]:
             "sigma": TileSettings.sigma,
             "floor": FLOOR,
         },
-        "decide": "regions" if bundle.labels.multilabel else "argmax",
-        "post": list(bundle.inference.get("post") or []),
+        **_decision(bundle),
         "inputs": {
             "tiles": f"float32 (B, {spec['channels']}, {', '.join(map(str, patch))}), values as the file holds them, "
             "turned and resampled as `conform` says",
@@ -80,6 +68,18 @@ def _of_masks(bundle: Bundle) -> dict[str, Any]:
         },
         "outputs": {"logits": f"float32 (B, classes, {', '.join(map(str, patch))})"},
     }
+
+
+def _decision(bundle: Bundle) -> dict[str, Any]:
+    """How logits become a mask."""
+    if bundle.labels.instances:
+        return {
+            "decide": "objects",
+            "decode": DEFAULTS | (bundle.inference.get("decode") or {}),
+            "diameters": bundle.inference.get("diameters"),
+        }
+    decide = "regions" if bundle.labels.multilabel else "argmax"
+    return {"decide": decide, "post": list(bundle.inference.get("post") or [])}
 
 
 def _axes(dims: int) -> str:

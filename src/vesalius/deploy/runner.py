@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import importlib
 import itertools
 import json
 import struct
@@ -289,8 +290,21 @@ def resample(values: Array, sides: Any) -> Array:
 def segment(call: Call, contract: Contract, scan: Scan) -> Array:
     """The label map ``(*S)`` on the grid of the file; of overlapping structures one layer each ``(K, *S)``."""
     case = Case(contract, scan)
-    logits = tiles(call, contract, case)
-    return case.back(logits)
+    if contract["decide"] != "objects":
+        return case.back(tiles(call, contract, case))
+    part = importlib.import_module(f"{__package__}.run_objects" if __package__ else "run_objects")
+    found = objects(part, call, contract, case)
+    scale = part.better_scale(found, contract.get("diameters"), float(contract["conform"].get("scale") or 1.0))
+    if scale is not None and contract["conform"].get("spacing_mm") is None:
+        case = Case({**contract, "conform": {**contract["conform"], "scale": scale}}, scan)
+        found = objects(part, call, contract, case)
+    return case.turned_back(part.enlarged(found, case.cut)[None])[0]
+
+
+def objects(part: Any, call: Call, contract: Contract, case: Case) -> Array:
+    """Single objects ``(*S)`` on the grid that the network sees."""
+    maps = 1 / (1 + np.exp(-np.clip(tiles(call, contract, case), -30, 30)))
+    return part.decode(maps.astype(np.float32), contract["decode"], components)
 
 
 class Case:
@@ -332,22 +346,11 @@ class Case:
 
     def back(self, logits: Array) -> Array:
         """The decision on the grid of the file."""
-        contract = self.contract
-        full = resample(logits, self.cut)
-        everywhere: Any = (slice(None), *self.box)
-        if contract["decide"] == "regions":
-            layers = np.zeros((len(full), *self.whole), np.uint8)
-            layers[everywhere] = full > 0
-        else:
-            layers = np.zeros((1, *self.whole), np.uint8 if len(full) < 256 else np.uint16)
-            layers[everywhere] = full.argmax(axis=0)[None]
-        mirror: Any = (slice(None), *(slice(None, None, -1 if flip else 1) for flip in self.flips))
-        flipped = layers[mirror]
-        order = np.argsort(self.axes)
-        found = np.ascontiguousarray(flipped.transpose(0, *(1 + int(axis) for axis in order)))
+        full, regions = resample(logits, self.cut), self.contract["decide"] == "regions"
+        kind = np.uint8 if regions or len(full) < 256 else np.uint16
+        found = self.turned_back((full > 0 if regions else full.argmax(axis=0)[None]).astype(kind))
         unit = 1.0 if self.spacing is None else float(np.prod(self.spacing))
-        regions = contract["decide"] == "regions"
-        for step in contract.get("post") or []:
+        for step in self.contract.get("post") or []:
             if regions and step["label"] is not None:
                 clean(found[step["label"]], {**step, "label": 1}, unit)
             elif regions:
@@ -357,6 +360,13 @@ class Case:
             else:
                 clean(found[0], step, unit)
         return found if regions else found[0]
+
+    def turned_back(self, cut: Array) -> Array:
+        """Layers ``(K, *cut)`` on the whole grid of the file, 0 where nothing was looked at."""
+        whole = np.zeros((len(cut), *self.whole), cut.dtype)
+        whole[(slice(None), *self.box)] = cut
+        whole = whole[(slice(None), *(slice(None, None, -1 if flip else 1) for flip in self.flips))]
+        return np.ascontiguousarray(whole.transpose(0, *(1 + int(axis) for axis in np.argsort(self.axes))))
 
 
 def pose(affine: Any) -> Any:
@@ -506,7 +516,7 @@ def write_nifti(path: Any, mask: Array, scan: Scan) -> None:
             struct.pack_into("<h", raw, 254, 1)
             struct.pack_into("<12f", raw, 280, *full[:3].reshape(-1))
     shape = (*sides, *(() if len(layers) == 1 else (1,) * (3 - len(sides)) + (len(layers),)))
-    kind, bits = (2, 8) if layers.dtype == np.uint8 else (512, 16)
+    kind, bits = {1: (2, 8), 2: (512, 16), 4: (8, 32)}[layers.dtype.itemsize]
     struct.pack_into(f"{order}8h", raw, 40, len(shape), *shape, *(1,) * (7 - len(shape)))
     struct.pack_into(f"{order}hh", raw, 70, kind, bits)
     struct.pack_into(f"{order}3f", raw, 108, 352.0, 1.0, 0.0)
@@ -543,10 +553,13 @@ def main(argv: list[str] | None = None) -> None:
             stem = Path(name).name.removesuffix(".gz").rpartition(".")[0] or Path(name).name
             path = Path(asked.out) / f"{stem}-mask.nii.gz"
             write_nifti(path, mask, scan)
-            values = range(1, len(contract["labels"]["names"])) if contract["decide"] == "argmax" else range(len(mask))
-            names = contract["structures"]
-            counts = [int((mask == v).sum()) if contract["decide"] == "argmax" else int(mask[v].sum()) for v in values]
-            found |= {"mask": str(path), "voxels": dict(zip(names, counts, strict=True))}
+            if contract["decide"] == "regions":
+                counts = [int(layer.sum()) for layer in mask]
+            elif contract["decide"] == "objects":
+                counts, found["objects"] = [int((mask > 0).sum())], int(mask.max())
+            else:
+                counts = [int((mask == value).sum()) for value in range(1, len(contract["labels"]["names"]))]
+            found |= {"mask": str(path), "voxels": dict(zip(contract["structures"], counts, strict=True))}
         sys.stdout.write(json.dumps(found) + "\n")
 
 

@@ -106,8 +106,12 @@ def external(
     command: Sequence[str] | None,
     known: RunFolder,
     progress: Progress,
+    own: bool = False,
 ) -> Trained:
-    """A model judged on other data: every readable, labelled case is a test case."""
+    """A model judged on other data: every readable, labelled case is a test case.
+
+    With `own` the data are the test part of the model's own run (a lighter form of it is judged).
+    """
     ok = store.index["ok"].to_numpy(dtype=bool) & (manifest.cases["label"] != "").to_numpy()
     if not ok.any():
         raise DataError(f"{manifest.root}: no case with a label can be read")
@@ -135,14 +139,14 @@ def external(
         **_judged_elsewhere(table, model, known, leakage, ms).to_json(),
         "labels": model.labels.to_json(),
         "patient_source": kept.patient_source,
-        "external": str(manifest.root.name),
+        **({} if own else {"external": str(manifest.root.name)}),
     }
     targets(kept)  # every label is one of the model's
     write_table(out / "cases.parquet", table)
     origin = provenance(seed=0, data_hash=store.key, command=command, bundle=model.checksum)
     write_json(out / "provenance.json", origin)
     card = {
-        "name": f"{known.root.name} on {manifest.root.name}",
+        "name": f"{known.root.name} {out.parent.name}" if own else f"{known.root.name} on {manifest.root.name}",
         "labels": model.labels.to_json(),
         "bundle": str(known.bundle),
         "data": {

@@ -129,8 +129,13 @@ def external_segments(
     command: Sequence[str] | None,
     known: RunFolder,
     progress: Progress,
+    own: bool = False,
 ) -> Trained:
-    """A model judged on other data: every readable case with a mask is a test case."""
+    """A model judged on other data: every readable case with a mask is a test case.
+
+    With `own` the data are the test part of the model's own run (a lighter form of it is judged).
+    """
+    title = f"{known.root.name} {out.parent.name}" if own else f"{known.root.name} on {manifest.root.name}"
     plan = Plan.from_mapping(yaml.safe_load(model.plan_yaml) or {}, source="the plan of the bundle")
     manifest = with_structures_of(manifest, model)
     held, failed = [], []
@@ -161,7 +166,7 @@ def external_segments(
         **study.to_json(),
         "labels": model.labels.to_json(),
         "patient_source": manifest.patient_source,
-        "external": manifest.root.name,
+        **({} if own else {"external": manifest.root.name}),
     }
     write_table(out / "cases.parquet", table)
     write_json(out / "metrics.json", metrics)
@@ -173,10 +178,10 @@ def external_segments(
         table=table,
         plan=plan.to_mapping(),
         provenance=origin,
-        card=_card(f"{known.root.name} on {manifest.root.name}", model, known, manifest),
+        card=_card(title, model, known, manifest),
         pictures=judge.pictures(table),
         notes=[*notes, *judge.notes, *problem_lines(manifest)],
-        title=f"{known.root.name} on {manifest.root.name}",
+        title=title,
     )
     return Trained(out, page, known.bundle, metrics, notes, time.monotonic() - start)
 

@@ -77,6 +77,13 @@ class Workshop:
             allow_leakage=bool(request["allow_leakage"]),
             progress=progress,
         )
+        return cls.with_cohort(folder, cohort, store, plan, request, progress)
+
+    @classmethod
+    def with_cohort(
+        cls, folder: RunFolder, cohort: Cohort, store: Any, plan: Plan, request: dict[str, Any], progress: Progress
+    ) -> Workshop:
+        """A run on a cohort that stands; it is written."""
         for note in cohort.notes:
             progress.say(note)
         if process_rank()[0] == 0:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from vesalius.core.errors import PlanError
 from vesalius.core.labels import Labels
 from vesalius.models.factory import Classifier, Shape, build_encoder
+from vesalius.models.widths import narrowed
 
 
 class Classify:
@@ -57,9 +58,15 @@ class Classify:
             depths=None if depths is None else tuple(depths),
             stem=str(model.get("stem") or "auto"),
         )
-        return Classifier(
+        network = Classifier(
             build_encoder(str(model["name"]), shape), len(self.labels), float(model.get("dropout") or 0.0)
         )
+        return narrowed(network, model.get("widths"))
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether one class holds (soft-max) and not several may (sigmoids)."""
+        return not self.labels.multilabel
 
     def encode(self, targets: NDArray[Any]) -> Tensor:
         """Class indices ``(N,)``, or 0/1 rows ``(N, K)`` of a multi-label question, as soft targets ``(N, K)``."""

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from vesalius.core.labels import Labels
 from vesalius.models.segmenters import SegmenterShape, build_segmenter
+from vesalius.models.widths import narrowed
 from vesalius.tasks.segment_loss import SegmentLoss
 
 FOREGROUND, DISTANCE, BORDER = range(3)
@@ -89,6 +90,11 @@ class Segment:
         """What turns logits into probabilities."""
         return "sigmoid" if self.labels.multilabel or self.labels.instances else "softmax"
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether one class holds at each voxel (soft-max) and not several may (sigmoids)."""
+        return self.activation == "softmax"
+
     def network(self, model: Mapping[str, Any], *, dims: int, inputs: int, size: Sequence[int]) -> nn.Module:
         """The network of section ``model`` of a plan for patches of `size`."""
         strides, depths = model.get("strides"), model.get("depths")
@@ -107,7 +113,7 @@ class Segment:
             dropout=float(model.get("dropout") or 0.0),
             width=model.get("width"),
         )
-        return build_segmenter(str(model["name"]), shape)
+        return narrowed(build_segmenter(str(model["name"]), shape), model.get("widths"))
 
     def encode(self, targets: NDArray[Any]) -> Tensor:
         """Label maps ``(B, 1, *S)`` as int64; of single objects ``(B, 3, *S)`` float32."""

@@ -77,7 +77,7 @@ class PlainStep:
         total = 0.0
         for place, (x, y) in enumerate(zip(pixels.chunk(parts), targets.chunk(parts), strict=True)):
             with self.fabric.no_backward_sync(self.network, enabled=place < parts - 1):
-                loss = self.task.loss(self.network(x), y) / parts
+                loss = self.loss(x, y) / parts
                 self.fabric.backward(loss)
             total += float(loss.detach())
         if self.settings["clip"]:
@@ -87,6 +87,11 @@ class PlainStep:
         if self.average is not None:
             self.average.update(self.plain)
         return total
+
+    def loss(self, pixels: Tensor, targets: Tensor) -> Tensor:
+        """What is minimised, of pixels ``(B, C, *S)`` and encoded targets."""
+        loss: Tensor = self.task.loss(self.network(pixels), targets)
+        return loss
 
     def at(self, progress: float) -> None:
         """Told to the task, whose loss may change on the way."""

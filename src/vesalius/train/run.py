@@ -29,6 +29,7 @@ from vesalius.data.store import Store
 from vesalius.measure import calibration, confusion, ranking
 from vesalius.predict.forward import Forward
 from vesalius.tasks.classify import Classify
+from vesalius.train.distill import make_policy, started
 from vesalius.train.loop import Job, Present, Stream, Validate, fit
 from vesalius.train.policy import PlainStep
 from vesalius.train.schedule import Course
@@ -268,7 +269,8 @@ def train_member(
     """
     seed = int(plan["run.seed"]) + 1000 * member
     fabric = make_fabric(plan, device)
-    policy = PlainStep(fabric, task, make_network(plan, task, seed).to(**memory_order(plan)), plan.section("optim"))
+    network = started(plan, make_network(plan, task, seed), member)
+    policy = make_policy(plan, fabric, task, network.to(**memory_order(plan)))
     return run_loop(
         plan,
         fabric,

@@ -20,7 +20,7 @@ from vesalius.predict.backends import Backend, make_backend
 from vesalius.predict.segmentation import case_logits, decided, sides_of
 from vesalius.predict.tiles import TileSettings
 from vesalius.tasks.segment import Segment, layers_of
-from vesalius.train.policy import PlainStep
+from vesalius.train.distill import make_policy, started
 from vesalius.train.run import RunFolder, augment_spec, make_fabric, memory_order, run_loop
 from vesalius.transforms.augment import Augment
 from vesalius.transforms.spatial import warp_together
@@ -103,7 +103,8 @@ def train_segment_member(
     """
     seed = int(plan["run.seed"]) + 1000 * member
     fabric = make_fabric(plan, device)
-    policy = PlainStep(fabric, task, make_segmenter(plan, task, seed).to(**memory_order(plan)), plan.section("optim"))
+    network = started(plan, make_segmenter(plan, task, seed), member)
+    policy = make_policy(plan, fabric, task, network.to(**memory_order(plan)))
     batches = Patches(
         store,
         train,

@@ -1,0 +1,112 @@
+"""What a bundle costs: learned values, size, operations, time and memory of one pass, measured on this machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vesalius.core.errors import ResourceError
+from vesalius.core.extras import extra
+from vesalius.deploy.onnx_out import _quiet as quiet
+from vesalius.deploy.prune import example_input, operations
+from vesalius.models.segmenters import fold_batchnorm
+from vesalius.predict.bundle import Bundle
+
+_BATCH = 32
+
+
+def weigh(bundle: Bundle, folder: Path, *, like: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Costs of a bundle that lies in `folder`.
+
+    Parameters
+    ----------
+    like
+        Costs of the float32 bundle that this one was quantised from: its learned values and operations are the same.
+
+    Returns
+    -------
+    costs
+        ``parameters``, ``bytes`` of the weights, ``operations`` (multiplications of one input), ``latency_ms`` and
+        ``memory_bytes`` of one input (an image, or one tile), of classification ``batch_ms`` per image in batches of
+        32, and the ``runtime`` (OpenVINO, or ONNX Runtime where that is not installed; float32 or int8).
+        All networks and mirrored views count.
+    """
+    example = example_input(bundle)
+    passes = len(bundle.views) or 1
+    shape = list(example.shape)
+    with TemporaryDirectory() as place:
+        graphs = _graphs(bundle, example, Path(place))
+        one = [_alone(graph, shape) for graph in graphs]
+        many = [_alone(graph, [_BATCH, *shape[1:]]) for graph in graphs] if bundle.task == "classify" else []
+    costs: dict[str, Any] = {
+        "bytes": sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".safetensors", ".onnx")),
+        "latency_ms": passes * sum(found["ms"] for found in one),
+        "memory_bytes": max(found["memory_bytes"] for found in one),
+        "runtime": one[0]["runtime"],
+        "batch_ms": passes * sum(found["ms"] for found in many) / _BATCH if many else None,
+    }
+    if like is not None:
+        return costs | {name: like[name] for name in ("parameters", "operations")}
+    return costs | {
+        "parameters": learned(bundle),
+        "operations": passes * sum(operations(network, example) for network in bundle.networks()),
+    }
+
+
+def learned(bundle: Bundle) -> int:
+    """Learned values of all networks; running statistics are none."""
+    return sum(
+        int(np.prod(value.shape))
+        for member in bundle.members
+        for name, value in member.items()
+        if "running_" not in name and "num_batches" not in name
+    )
+
+
+def _graphs(bundle: Bundle, example: torch.Tensor, place: Path) -> list[Path]:
+    """One ONNX file per network."""
+    found = []
+    graphs = bundle.graphs or [
+        network_graph(fold_batchnorm(network).eval(), example, free=bundle.task == "classify")
+        for network in bundle.networks()
+    ]
+    for number, graph in enumerate(graphs):
+        found.append(place / f"member-{number}.onnx")
+        found[-1].write_bytes(graph)
+    return found
+
+
+def network_graph(network: nn.Module, example: torch.Tensor, *, free: bool) -> bytes:
+    """One network by itself as ONNX, from normalised input to logits; `free`: for batches of any length."""
+    purpose = "measuring a network"
+    extra("onnx", group="onnx", purpose=purpose)
+    extra("onnxscript", group="onnx", purpose=purpose)
+    given = torch.cat([example, example]) if free else example
+    shapes: Any = ({0: torch.export.Dim.DYNAMIC},) if free else None
+    with warnings.catch_warnings(), quiet(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program: Any = torch.onnx.export(
+            network.requires_grad_(False), (given,), dynamo=True, verbose=False, dynamic_shapes=shapes
+        )
+    graph: bytes = program.model_proto.SerializeToString()
+    return graph
+
+
+def _alone(graph: Path, shape: list[int]) -> dict[str, Any]:
+    out = graph.with_suffix(".json")
+    command = [sys.executable, "-m", "vesalius.deploy.weigh_alone", str(graph), str(out), *map(str, shape)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ResourceError(f"the network could not be measured in a process of its own: {reason}")
+    found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+    return found
