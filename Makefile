@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 # uv does not read pip's settings: hand over a local wheel folder where the machine has one.
 export UV_FIND_LINKS := $(shell $(PY) -m pip config get global.find-links 2>/dev/null)
 
-.PHONY: all demo test check lint types peers bench-measure nnunet-peers bench-nnunet clean
+.PHONY: all demo test check lint types peers mobile bench-measure nnunet-peers bench-nnunet clean
 all: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -29,6 +29,14 @@ lint: all
 
 types: all
 	$(BIN)/mypy
+
+# The converters for telephones (`vesalius export --to litert`, `--to executorch`), in an environment of their own.
+mobile: .venv-mobile/.installed
+.venv-mobile/.installed: pyproject.toml constraints-mobile.txt
+	$(PY) -m venv .venv-mobile
+	.venv-mobile/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
+	.venv-mobile/bin/uv pip install --quiet --python .venv-mobile/bin/python -c constraints-mobile.txt -e ".[mobile]"
+	touch $@
 
 # The peers that benchmarks compare with, in an environment of their own.
 peers: .venv-peers/.installed
@@ -58,4 +66,4 @@ bench-nnunet: all nnunet-peers
 	$(BIN)/python benchmarks/nnunet.py --data $(DATA) --minutes $(MINUTES) --seed $(SEED)
 
 clean:
-	rm -rf .venv .venv-peers runs bench .mypy_cache .ruff_cache
+	rm -rf .venv .venv-peers .venv-mobile runs bench .mypy_cache .ruff_cache

@@ -107,6 +107,8 @@ def test_the_floors_are_those_of_the_architecture_page():
 
 # It leaves the house as one file that needs no other, and is a program of its own.
 RUNNER = PACKAGE / "deploy" / "runner.py"
+# The same for telephones; it reads files with the other one, which lies beside it as run.py.
+MOBILE_RUNNER = PACKAGE / "deploy" / "mobile_runner.py"
 
 
 @every_file
@@ -129,9 +131,14 @@ def test_the_runner_imports_nothing_of_the_house():
     assert names - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
 
 
+def test_the_runner_for_telephones_imports_a_runtime_and_the_other_runner():
+    names = {name.split(".")[0] for node in ast.walk(tree(MOBILE_RUNNER)) for name in imported(node, "vesalius.deploy")}
+    assert names - set(sys.stdlib_module_names) == {"numpy", "ai_edge_litert", "executorch", "torch", "run"}
+
+
 @every_file
 def test_only_cli_prints(path):
-    if path.parent.name == "cli" or path == RUNNER:
+    if path.parent.name == "cli" or path in (RUNNER, MOBILE_RUNNER):
         return
     found = [
         node.lineno

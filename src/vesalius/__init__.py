@@ -14,9 +14,20 @@ from typing import Any
 from vesalius.core.environment import share_cores
 from vesalius.core.version import __version__
 
-VERBS = ("inspect", "plan", "train", "evaluate", "predict", "export", "measure", "demo")
+VERBS = ("inspect", "plan", "train", "evaluate", "predict", "compress", "export", "measure", "demo")
 
-__all__ = ["__version__", "demo", "evaluate", "export", "inspect", "measure", "plan", "predict", "train"]
+__all__ = [
+    "__version__",
+    "compress",
+    "demo",
+    "evaluate",
+    "export",
+    "inspect",
+    "measure",
+    "plan",
+    "predict",
+    "train",
+]
 
 
 class _CallableRoom(ModuleType):

@@ -76,7 +76,7 @@ def levelled(network, x):
     head.bias.sub_(network(x).mean(axes))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_classifier():
     return classifier
 
@@ -86,7 +86,7 @@ def make_segmenter():
     return segmenter
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def smooth():
     def made(shape, seed=0, low=0, high=255):
         from scipy import ndimage

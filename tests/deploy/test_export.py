@@ -271,13 +271,6 @@ def test_another_bundle_is_refused(make_classifier, smooth, tmp_path):
         jobs.export(two, accept=tmp_path / "model.onnx", data=tmp_path / "data")
 
 
-def test_single_objects_are_not_exported_yet(make_segmenter, tmp_path):
-    cells = Labels(("background", "cell"), instances=True)
-    folder = make_segmenter(tmp_path / "bundle", cells, dims=2, channels=3)
-    with pytest.raises(UsageError, match="single objects"):
-        write_onnx(Bundle.load(folder), tmp_path / "model.onnx")
-
-
 def test_without_cases_nothing_is_exported(make_classifier, tmp_path):
     folder = make_classifier(tmp_path / "bundle")
     with pytest.raises(UsageError, match="give --data"):

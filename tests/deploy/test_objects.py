@@ -74,7 +74,7 @@ def test_exported_models_of_objects_give_the_bundles_objects(diameters, make_seg
         many += int(wanted.max())
         assert found.shape == wanted.shape == shape
         assert ((found > 0) == (wanted > 0)).mean() > 0.999
-        assert instance_scores(found, wanted)["pq"] > 0.97
+        assert instance_scores(found, wanted)["panoptic_quality"] > 0.97
     assert many > 3
 
 

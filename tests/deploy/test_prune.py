@@ -38,7 +38,7 @@ def segmenter_of(name, dims=3, norm="instance", **more):
                   inference={"tile": {"patch": model["patch"], "overlap": 0.5, "batch": 1}})  # fmt: skip
 
 
-STAGES3 = {"features": [8, 16, 16], "strides": [[1] * 3, [2] * 3, [2] * 3]}
+STAGES3 = {"features": [8, 16, 16, 16], "strides": [[1] * 3, [2] * 3, [2] * 3, [1, 2, 2]]}
 CASES = {
     "lean": lambda: classifier_of("lean"),
     "lean volumes": lambda: classifier_of("lean", dims=3),

@@ -36,16 +36,16 @@ def checked(found, run, name):
 
 
 @pytest.fixture(scope="module")
-def films(tiny_run, tmp_path_factory):
-    """A copy of the tiny run that may be written into."""
-    import shutil
-
+def films(tiny_films, tmp_path_factory):
+    """A run wide enough to become narrower."""
     run = tmp_path_factory.mktemp("compress") / "run"
-    shutil.copytree(tiny_run.run, run)
+    settings = {"optim.max_steps": 8, "optim.batch_size": 16, "preprocess.size": [32, 32], "model.width": 24}
+    jobs.train(tiny_films, out=run, settings=settings, device="cpu", seed=3, workers=1,
+               reading=jobs.Reading(patient_pattern=r"(p\d+)"))  # fmt: skip
     return run
 
 
-def test_a_student_has_a_quarter_of_the_values_and_learns_from_the_run(films, tiny_run):
+def test_a_student_has_a_quarter_of_the_values_and_learns_from_the_run(films, tiny_films):
     found = jobs.compress(films, to="student", settings=QUICK, device="cpu", workers=1)
     small, whole = Bundle.load(films / "compressed" / "student"), Bundle.load(films)
     assert learned(small) <= learned(whole) / 4
@@ -54,7 +54,7 @@ def test_a_student_has_a_quarter_of_the_values_and_learns_from_the_run(films, ti
     variant = checked(found, films, "student")
     assert variant["parameters"] == learned(small)
     assert variant["bytes"] < found["original"]["bytes"]
-    one = next(tiny_run.films.rglob("*.png"))
+    one = next(tiny_films.rglob("*.png"))
     out = films.parent / "predictions"
     assert not jobs.predict(films / "compressed" / "student", one, out=out, device="cpu", workers=1).failed
     with pytest.raises(UsageError, match="--force"):

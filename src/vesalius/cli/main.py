@@ -80,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         "train": (verbs.train_options, verbs.train, "from data to a tested, calibrated model with a report"),
         "evaluate": (verbs.evaluate_options, verbs.evaluate, "the report again, or on other data"),
         "predict": (verbs.predict_options, verbs.predict, "predictions on files, folders, DICOM series"),
+        "compress": (verbs.compress_options, verbs.compress, "a smaller bundle, and what it cost in accuracy"),
         "export": (verbs.export_options, verbs.export, "one file with preprocessing inside, accepted on real cases"),
         "measure": (
             verbs.measure_options,

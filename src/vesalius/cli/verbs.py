@@ -166,11 +166,14 @@ def evaluate(args: argparse.Namespace, screen: Screen) -> int:
 def export_options(parser: argparse.ArgumentParser) -> None:
     """vesalius export MODEL."""
     parser.add_argument("model", metavar="MODEL", help="a run folder or a bundle folder")
-    parser.add_argument("--to", choices=("onnx", "openvino"), default="onnx", help="kind of file (default onnx)")
-    parser.add_argument("--out", metavar="FILE", help="the file (default: export/ beside the bundle)")
+    kinds = ("onnx", "openvino", "litert", "executorch", "web")
+    parser.add_argument("--to", choices=kinds, default="onnx", help="kind of file (default onnx)")
+    parser.add_argument("--out", metavar="FILE", help="the file, of web a folder (default: export/ beside the bundle)")
     parser.add_argument("--data", metavar="DATA", help="cases to accept the file on (default: the run's test cases)")
-    parser.add_argument("--cases", type=options.positive, metavar="N", help="how many (default 50, of masks 5)")
+    many = "how many (default 50, of masks 5; web 10, litert and executorch 100)"
+    parser.add_argument("--cases", type=options.positive, metavar="N", help=many)
     parser.add_argument("--accept", metavar="FILE", help="do not export; check a file that was exported before")
+    parser.add_argument("--runtime", metavar="PATH", help="of web: package file or folder of onnxruntime-web")
     options.reading(parser)
 
 
@@ -185,6 +188,7 @@ def export(args: argparse.Namespace, screen: Screen) -> int:
         data=args.data,
         cases=args.cases,
         accept=args.accept,
+        runtime=args.runtime,
         reading=options.reading_of(args),
         progress=screen,
     )
@@ -196,9 +200,78 @@ def export(args: argparse.Namespace, screen: Screen) -> int:
         f"accepted on {len(told)} cases: {found['measure']} {found['worst']:.2g} at most; "
         f"{found['latency_ms']:.1f} ms a case, {found['bytes'] / 1e6:.1f} MB"
     )
+    if found.get("browser"):
+        print(f"browser {found['browser']}")
+    elif "browser" in found:
+        print(f"not tried in a browser ({found['browser_why']}); the same model was checked with ONNX Runtime")
     print(f"file    {found['path']}")
     if found["record"]:
         print(f"record  {found['record']}")
+    return 0
+
+
+def compress_options(parser: argparse.ArgumentParser) -> None:
+    """vesalius compress RUN --to KIND."""
+    parser.add_argument("run", metavar="RUN", help="a finished run; its cases are needed again")
+    parser.add_argument("--to", choices=("int8", "pruned", "student"), required=True, help="what it becomes")
+    parser.add_argument("--out", metavar="DIR", help="the folder of the lighter model (default: RUN/compressed/KIND)")
+    parser.add_argument(
+        "--keep",
+        type=float,
+        metavar="PART",
+        help="part of the operations that pruning keeps (default 0.5), or of the learned values of a student (0.25)",
+    )
+    parser.add_argument("--budget", metavar="TIME", help="wall time of pruned and student (default: that of the run)")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted training stopped, exactly")
+    parser.add_argument("--force", action="store_true", help="replace what is in the folder")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="overrule a line of the plan of pruned and student, e.g. model.width=16",
+    )
+    options.compute(parser)
+
+
+def compress(args: argparse.Namespace, screen: Screen) -> int:
+    """A lighter model, compared with the run."""
+    from vesalius.core.plan import parse_settings
+    from vesalius.serve import jobs
+
+    found = jobs.compress(
+        args.run,
+        to=args.to,
+        out=args.out,
+        keep=args.keep,
+        settings=parse_settings(args.settings),
+        budget=args.budget,
+        device=args.device,
+        workers=args.workers,
+        resume=args.resume,
+        force=args.force,
+        command=args.typed,
+        progress=screen,
+        started=args.started,
+    )
+    if args.json:
+        emit(found)
+        return 0
+    whole, metric = found["original"], found["metric"]
+    change = found["comparison"]["metrics"][metric]["difference"]
+    print(
+        f"{metric} {whole['metrics'][metric]:.4f} -> {found['metrics'][metric]:.4f}, difference {change['value']:+.4f} "
+        f"({change['low']:+.4f} to {change['high']:+.4f})"
+    )
+    for name, key, part, unit in (
+        ("one pass", "latency_ms", 1.0, "ms"),
+        ("weights ", "bytes", 1e6, "MB"),
+        ("memory  ", "memory_bytes", 1e6, "MB"),
+    ):
+        print(f"{name} {whole[key] / part:.2f} -> {found[key] / part:.2f} {unit}")
+    print(f"bundle  {found['bundle']}")
+    print(f"page    {found['page']}")
     return 0
 
 

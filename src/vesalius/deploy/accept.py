@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from vesalius.core.errors import AcceptanceError, DataError
 from vesalius.core.image import Image
+from vesalius.core.prediction import ClassScores
 from vesalius.core.version import __version__
-from vesalius.deploy import runner
-from vesalius.deploy.artefact import Artefact
+from vesalius.deploy import mobile_runner, runner
+from vesalius.deploy.artefact import MOBILE, Artefact
+from vesalius.deploy.mobile import check_contract
+from vesalius.measure.instances import instance_scores
 from vesalius.predict.bundle import Bundle
 from vesalius.predict.predictor import Predictor
 from vesalius.predict.segmenter import SegmentPredictor
@@ -23,6 +26,8 @@ from vesalius.predict.segmenter import SegmentPredictor
 SCHEMA = 1
 TOLERANCE = {"classify": 1e-4, "segment": 0.999}
 """Largest difference of a probability, and smallest Dice of a structure between both masks."""
+MOBILE_TOLERANCE = 1e-3
+"""The same for files for telephones, whose libraries order sums in their own ways."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,21 @@ class Trial:
     open: Callable[[], Image]
 
 
+Ask = Callable[[Trial, Image], tuple[dict[str, Any], str]]
+"""A classification by something that reads files itself: its answer (``probabilities``, ``ms``), and who read."""
+
+
 def accept(
-    artefact: Artefact, bundle: Bundle, trials: Sequence[Trial], *, tolerance: float | None = None
+    artefact: Artefact,
+    bundle: Bundle,
+    trials: Sequence[Trial],
+    *,
+    tolerance: float | None = None,
+    ask: Ask | None = None,
 ) -> dict[str, Any]:
     """Run file and bundle on the cases and compare; the record that travels with the file.
+
+    With `ask` the answers to be compared come from there (a page in a browser), not from `artefact.call`.
 
     Raises
     ------
@@ -50,15 +66,13 @@ def accept(
         raise AcceptanceError(
             f"{artefact.path}: was made from other weights than this bundle's; export the bundle again"
         )
-    allowed = TOLERANCE[bundle.task] if tolerance is None else tolerance
+    if artefact.kind in MOBILE:
+        check_contract(artefact.path, artefact.contract, bundle)
+    usual = MOBILE_TOLERANCE if artefact.kind in MOBILE else TOLERANCE[bundle.task]
+    allowed = usual if tolerance is None else tolerance
     compare = _classes if bundle.task == "classify" else _masks
-    # The reference is torch in full precision, not another conversion.
-    model: Any = (
-        Predictor(bundle, device="cpu")
-        if bundle.task == "classify"
-        else SegmentPredictor(bundle, device="cpu", backend="torch", precision="fp32")
-    )
-    cases = [_tried(trial, compare, artefact, model) for trial in trials]
+    model = _reference(bundle)
+    cases = [_tried(trial, compare, artefact, model) if ask is None else _asked(trial, ask, model) for trial in trials]
     told = [case for case in cases if "error" not in case]
     if not told:
         raise DataError(f"{artefact.path}: none of {len(trials)} cases can be read; the first: {cases[0]['error']}")
@@ -89,6 +103,13 @@ def accept(
     return record
 
 
+def _reference(bundle: Bundle) -> Any:
+    """Torch in full precision, not another conversion."""
+    if bundle.task == "classify":
+        return Predictor(bundle, device="cpu")
+    return SegmentPredictor(bundle, device="cpu", backend="torch", precision="fp32")
+
+
 def _tried(trial: Trial, compare: Any, artefact: Artefact, model: Any) -> dict[str, Any]:
     try:
         image = trial.open()
@@ -98,6 +119,18 @@ def _tried(trial: Trial, compare: Any, artefact: Artefact, model: Any) -> dict[s
     begin = time.perf_counter()
     found = compare(artefact, model, image, scan)
     return {"case": trial.case_id, "read_by": by, **found, "both_s": round(time.perf_counter() - begin, 4)}
+
+
+def _asked(trial: Trial, ask: Ask, model: Any) -> dict[str, Any]:
+    try:
+        image = trial.open()
+    except DataError as error:
+        return {"case": trial.case_id, "error": str(error)}
+    begin = time.perf_counter()
+    found, by = ask(trial, image)
+    apart, ms = _apart(found, model(image)), round(float(found["ms"]), 3)
+    return {"case": trial.case_id, "read_by": by, "difference": apart, "ms": ms,
+            "both_s": round(time.perf_counter() - begin, 4)}  # fmt: skip
 
 
 def _scan(trial: Trial, image: Image) -> tuple[runner.Scan, str]:
@@ -112,11 +145,16 @@ def _scan(trial: Trial, image: Image) -> tuple[runner.Scan, str]:
 
 def _classes(artefact: Artefact, model: Any, image: Image, scan: runner.Scan) -> dict[str, Any]:
     begin = time.perf_counter()
-    found = runner.classify(artefact.call, artefact.contract, scan)
+    run: Any = mobile_runner if artefact.kind in MOBILE else runner
+    found = run.classify(artefact.call, artefact.contract, scan)
     ms = (time.perf_counter() - begin) * 1e3
-    wanted = model(image)
+    return {"difference": _apart(found, model(image)), "ms": round(ms, 3)}
+
+
+def _apart(found: dict[str, Any], wanted: ClassScores) -> float:
+    """Largest difference of a probability."""
     said = np.array([found["probabilities"][name] for name in wanted.labels.names])
-    return {"difference": float(np.abs(said - wanted.probabilities).max()), "ms": round(ms, 3)}
+    return float(np.abs(said - wanted.probabilities).max())
 
 
 def _masks(artefact: Artefact, model: Any, image: Image, scan: runner.Scan) -> dict[str, Any]:
@@ -124,6 +162,8 @@ def _masks(artefact: Artefact, model: Any, image: Image, scan: runner.Scan) -> d
     found = runner.segment(artefact.call, artefact.contract, scan)
     ms = (time.perf_counter() - begin) * 1e3
     wanted = model.segment(image, "case").mask.values
+    if model.labels.instances:
+        return {**_objects(found, wanted, str(model.labels.structures[0])), "ms": round(ms, 3)}
     layers = wanted.ndim > image.grid.ndim
     numbers = range(len(wanted)) if layers else range(1, len(model.labels))
     dice = {
@@ -131,6 +171,18 @@ def _masks(artefact: Artefact, model: Any, image: Image, scan: runner.Scan) -> d
         for name, k in zip(model.labels.structures, numbers, strict=True)
     }
     return {"difference": 1 - min(dice.values()), "dice": dice, "ms": round(ms, 3)}
+
+
+def _objects(found: NDArray[Any], wanted: NDArray[Any], name: str) -> dict[str, Any]:
+    """Dice of the foreground and panoptic quality; the latter may fall short ten times as far.
+
+    A border between two objects that is one pixel off changes no Dice, but the quality of both.
+    """
+    dice = _dice(found, wanted)
+    if found.shape != wanted.shape:
+        return {"difference": 1.0, "dice": {name: dice}, "pq": 0.0}
+    pq = instance_scores(found, wanted)["panoptic_quality"] if found.any() or wanted.any() else 1.0
+    return {"difference": max(1 - dice, (1 - pq) / 10), "dice": {name: dice}, "pq": pq}
 
 
 def _dice(one: NDArray[Any], other: NDArray[Any]) -> float:

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vesalius.core.errors import FileError
+from vesalius.core.errors import AcceptanceError, FileError
 from vesalius.core.extras import extra
 from vesalius.core.files import sha256
+from vesalius.deploy import mobile_runner
 from vesalius.deploy.contract import KEY
 from vesalius.predict.backends import import_openvino
 
 Call = Callable[[dict[str, Any]], Any]
-KINDS = {".onnx": "onnx", ".xml": "openvino"}
+KINDS = {".onnx": "onnx", ".xml": "openvino", ".tflite": "litert", ".pte": "executorch"}
+MOBILE = {"litert": "ai_edge_litert.interpreter", "executorch": "executorch.runtime"}
+"""Kinds for telephones, which want one image of one size, and the module that computes them."""
 
 
 class Artefact:
@@ -33,8 +36,12 @@ class Artefact:
         self.kind = KINDS.get(self.path.suffix, "")
         if not self.path.is_file() or not self.kind:
             found = "nothing at this path" if not self.path.exists() else "another kind of file"
-            raise FileError(self.path, found=found, expected="an exported .onnx or .xml", do="use vesalius export")
-        self.call, text = _onnx(self.path) if self.kind == "onnx" else _openvino(self.path)
+            expected = f"an exported file: {', '.join(KINDS)}"
+            raise FileError(self.path, found=found, expected=expected, do="use vesalius export")
+        if self.kind in MOBILE:
+            self.call, text = _mobile(self.path, self.kind)
+        else:
+            self.call, text = _onnx(self.path) if self.kind == "onnx" else _openvino(self.path)
         if text is None:
             raise FileError(
                 self.path, found="no contract in the file", expected="a model of vesalius export", do="export it again"
@@ -44,6 +51,8 @@ class Artefact:
     @property
     def files(self) -> list[Path]:
         """The files it consists of."""
+        if self.kind in MOBILE:
+            return [path for path in (self.path, contract_beside(self.path)) if path.is_file()]
         return [self.path, *([self.path.with_suffix(".bin")] if self.kind == "openvino" else [])]
 
     def digest(self) -> dict[str, str]:
@@ -53,6 +62,25 @@ class Artefact:
     def bytes(self) -> int:
         """Size of all files."""
         return sum(path.stat().st_size for path in self.files)
+
+
+def contract_beside(path: Path) -> Path:
+    """Where a copy of the contract of a file for telephones lies, for programs that read no archive."""
+    return path.with_name(f"{path.name}.contract.json")
+
+
+def _mobile(path: Path, kind: str) -> tuple[Call, str | None]:
+    extra(MOBILE[kind], group="mobile", purpose=f"running a file of {kind}")
+    contract, copy = mobile_runner.contract_in(path), contract_beside(path)
+    if contract is not None and copy.is_file() and copy.read_text(encoding="utf-8") != json.dumps(contract):
+        raise AcceptanceError(f"{copy}: is not the contract that the model holds; export it again")
+    try:
+        call = mobile_runner.opened(path)
+    except Exception as error:  # each runtime has its own kinds of errors
+        raise FileError(
+            path, found=f"cannot be loaded ({' '.join(str(error).split())[:120]})", do="export it again"
+        ) from error
+    return call, None if contract is None else json.dumps(contract)
 
 
 def _onnx(path: Path) -> tuple[Call, str | None]:

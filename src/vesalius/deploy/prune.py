@@ -95,8 +95,7 @@ def operations(network: nn.Module, example: Tensor) -> float:
 def _without(network: nn.Module, example: Tensor, ratio: float) -> nn.Module:
     """A copy of the network without the part `ratio` of the channels of every layer."""
     library: Any = extra("torch_pruning", group="compress", purpose="structured pruning")
-    # While training, the network shows all of its outputs, also those of deep supervision.
-    small, plain = copy.deepcopy(network), _traceable(network).train()
+    small, plain = copy.deepcopy(network), _traceable(network)
     two = example.expand(2, *example.shape[1:])
     width = min(shape[0] for shape in shapes_of(plain).values() if len(shape) > 2)
     pruner = library.pruner.BasePruner(
@@ -106,6 +105,7 @@ def _without(network: nn.Module, example: Tensor, ratio: float) -> nn.Module:
         pruning_ratio=ratio,
         ignored_layers=_last_layers(plain, two),
         round_to=_STEP if width >= _NARROW else max(1, _STEP // 4),
+        forward_fn=_all_outputs,
         root_module_types=[nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear],
     )
     with warnings.catch_warnings():
@@ -115,6 +115,11 @@ def _without(network: nn.Module, example: Tensor, ratio: float) -> nn.Module:
     kept = plain.state_dict()
     small.load_state_dict({name: kept[name] for name in small.state_dict()})
     return small.eval()
+
+
+def _all_outputs(network: nn.Module, x: Tensor) -> Any:
+    """What the network says while it is trained: also the outputs of deep supervision."""
+    return network.train()(x)
 
 
 def _traceable(network: nn.Module) -> nn.Module:
@@ -127,6 +132,9 @@ def _traceable(network: nn.Module) -> nn.Module:
             norm.weight, norm.bias = part.weight, part.bias
             above, _, last = name.rpartition(".")
             setattr(made.get_submodule(above), last, norm)
+    for part in made.modules():
+        if isinstance(part, tuple(NORM.values())):
+            part.momentum = 0.0  # looking at the graph in training mode must not move the statistics
     return made
 
 
@@ -139,10 +147,8 @@ def _last_layers(network: nn.Module, example: Tensor) -> list[nn.Module]:
 
     kinds = (nn.Conv2d, nn.Conv3d, nn.Linear)
     hooks = [part.register_forward_hook(note) for part in network.modules() if isinstance(part, kinds)]
-    state = {name: value.clone() for name, value in network.state_dict().items()}
     with torch.no_grad():
-        outputs = network(example)
-    network.load_state_dict(state)  # batch norms counted this input
+        outputs = _all_outputs(network, example)
     for hook in hooks:
         hook.remove()
     outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)

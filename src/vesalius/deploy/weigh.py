@@ -75,7 +75,7 @@ def learned(bundle: Bundle) -> int:
 def _graphs(bundle: Bundle, example: torch.Tensor, place: Path) -> list[Path]:
     """One ONNX file per network."""
     found = []
-    graphs = bundle.graphs or [
+    graphs = getattr(bundle, "graphs", None) or [
         network_graph(fold_batchnorm(network).eval(), example, free=bundle.task == "classify")
         for network in bundle.networks()
     ]

@@ -8,22 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from vesalius.core.errors import AcceptanceError, UsageError
-from vesalius.core.files import write_json
+from vesalius.core.files import sha256, write_json
 from vesalius.core.progress import Progress
 from vesalius.data.manifest import Manifest
 from vesalius.data.truth import open_case_image
-from vesalius.deploy import runner
+from vesalius.deploy import mobile_runner, run_objects, runner
 from vesalius.deploy.accept import Trial, accept
-from vesalius.deploy.artefact import Artefact
+from vesalius.deploy.artefact import MOBILE, Artefact
+from vesalius.deploy.mobile import write_executorch, write_litert
 from vesalius.deploy.onnx_out import write_onnx
 from vesalius.deploy.openvino_out import write_openvino
 from vesalius.io.open import open_image
 from vesalius.predict.bundle import Bundle, find_bundle
 from vesalius.train.run import RunFolder
 
-KINDS = {"onnx": (".onnx", write_onnx), "openvino": (".xml", write_openvino)}
+KINDS = {
+    "onnx": (".onnx", write_onnx),
+    "openvino": (".xml", write_openvino),
+    "litert": (".tflite", write_litert),
+    "executorch": (".pte", write_executorch),
+}
 CASES = {"classify": 50, "segment": 5}
-RUNNER = "run.py"
+MOBILE_CASES = 100
+RUNNER, MOBILE_RUNNER = "run.py", "run_mobile.py"
 
 
 def record_of(artefact: Path) -> Path:
@@ -49,7 +56,7 @@ def export_model(
     path = Path(out) if out is not None else folder.parent / "export" / f"model{suffix}"
     if path.suffix != suffix:
         raise UsageError(f"--out {path}: {to} writes a file that ends with {suffix}")
-    trials = trials_of(bundle, folder, manifest, cases)
+    trials = trials_of(bundle, folder, manifest, cases or (MOBILE_CASES if to in MOBILE else None))
     record_of(path).unlink(missing_ok=True)
     progress.say(f"exporting to {path}")
     write(bundle, path)
@@ -61,8 +68,12 @@ def export_model(
             file.unlink(missing_ok=True)
         raise
     write_json(record_of(path), record)
-    if to == "onnx":
+    if to in MOBILE:
+        shutil.copyfile(mobile_runner.__file__, path.with_name(MOBILE_RUNNER))
+    if to == "onnx" or to in MOBILE:
         shutil.copyfile(runner.__file__, path.with_name(RUNNER))
+        if artefact.contract.get("decide") == "objects":
+            shutil.copyfile(run_objects.__file__, path.with_name(Path(run_objects.__file__).name))
     return {"path": str(path), "record": str(record_of(path)), **record}
 
 
@@ -77,19 +88,25 @@ def check_model(
         If it is not the file of its record, or does not give the bundle's answers.
     """
     folder = find_bundle(model)
-    bundle, made = Bundle.load(folder), Artefact(artefact)
-    known = record_of(made.path)
+    known = record_of(Path(artefact))
     if known.is_file():
-        digests = json.loads(known.read_text(encoding="utf-8"))["sha256"]
-        for name, digest in made.digest().items():
-            if digests.get(name) != digest:
-                raise AcceptanceError(
-                    f"{made.path.with_name(name)}: is not the file that was accepted (its checksum differs from "
-                    f"{known.name}); export it again"
-                )
+        _same_files(Path(artefact), known)
+    bundle, made = Bundle.load(folder), Artefact(artefact)
     progress.say(f"checking {made.path}")
-    record = accept(made, bundle, trials_of(bundle, folder, manifest, cases))
+    count = cases or (MOBILE_CASES if made.kind in MOBILE else None)
+    record = accept(made, bundle, trials_of(bundle, folder, manifest, count))
     return {"path": str(made.path), "record": str(known) if known.is_file() else None, **record}
+
+
+def _same_files(path: Path, record: Path) -> None:
+    """Compare checksums before a library loads the file: it may not stand one that was changed."""
+    digests = json.loads(record.read_text(encoding="utf-8"))["sha256"]
+    for name in {path.name, *digests}:
+        file = path.with_name(name)
+        if not file.is_file() or sha256(file) != digests.get(name):
+            raise AcceptanceError(
+                f"{file}: is not the file that was accepted (its checksum differs from {record.name}); export it again"
+            )
 
 
 def trials_of(bundle: Bundle, folder: Path, manifest: Manifest | None, count: int | None) -> list[Trial]:

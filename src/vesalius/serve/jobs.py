@@ -350,6 +350,7 @@ def export(
     data: str | Path | None = None,
     cases: int | None = None,
     accept: str | Path | None = None,
+    runtime: str | Path | None = None,
     reading: Reading | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -358,22 +359,85 @@ def export(
     Parameters
     ----------
     to
-        ``onnx`` or ``openvino``.
+        ``onnx`` or ``openvino``; of classifiers also ``litert`` or ``executorch``, whose converters may be in another
+        environment (`serve.elsewhere`).
     data, cases
         Where the cases come from (default: the test part of the run), and how many of them.
+    runtime
+        For ``web``, a folder instead of a file: where the files of onnxruntime-web are, if not to be fetched by npm.
 
     Raises
     ------
     AcceptanceError
         If the file does not give the bundle's answers (exit code 6).
     """
-    from vesalius.serve import exporting
+    from vesalius.serve import elsewhere, exporting, exporting_web
 
     progress = progress or Silent()
+    if runtime is not None and to != "web":
+        raise UsageError(f"--runtime is for --to web, not for --to {to}")
+    if elsewhere.wanted(kind := elsewhere.kind_of(to, accept)):
+        return elsewhere.export(model, kind, progress, reading, out=out, data=data, cases=cases, accept=accept)
     manifest = None if data is None else (reading or Reading()).manifest(data, Bundle.load(model).task, progress)
+    if accept is not None and Path(accept).is_dir():
+        return exporting_web.check_web_folder(model, accept, manifest=manifest, cases=cases, progress=progress)
+    if accept is None and to == "web":
+        return exporting_web.export_web(
+            model, out=out, manifest=manifest, cases=cases, runtime=runtime, progress=progress
+        )
     if accept is not None:
         return exporting.check_model(model, accept, manifest=manifest, cases=cases, progress=progress)
     return exporting.export_model(model, to=to, out=out, manifest=manifest, cases=cases, progress=progress)
+
+
+def compress(
+    run: str | Path,
+    *,
+    to: str,
+    out: str | Path | None = None,
+    keep: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+    budget: str | float | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    command: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    started: float | None = None,
+) -> dict[str, Any]:
+    """A lighter bundle of a run and what it cost in accuracy, with intervals; the page compares all forms of the run.
+
+    Parameters
+    ----------
+    to
+        ``int8`` (quantised after training), ``pruned`` (channels taken out, trained again) or ``student`` (a narrower
+        network that imitates the run's).
+    keep
+        Part of the operations that pruning keeps (default 0.5), or of the learned values that a student has (0.25).
+    settings, budget, resume
+        As of `train`, for the training of a student or a pruned network; default the budget of the run.
+
+    Raises
+    ------
+    VesaliusError
+        With the exit code of the command line; `core.errors`.
+    """
+    from vesalius.serve import compressing
+
+    wish = compressing.Wish(
+        to=to,
+        keep=keep,
+        settings=settings,
+        budget_s=_seconds(budget),
+        device=device,
+        workers=workers,
+        resume=resume,
+        force=force,
+        command=command,
+        start=started if started is not None else time.monotonic(),
+    )
+    return compressing.compress_run(run, out, wish, progress or Silent())
 
 
 def inspect(

@@ -1,0 +1,322 @@
+/* The page: starts the model once, then reads and classifies every file that is chosen or dropped.
+
+   contract.js, runtime.js and model.js have put what they hold into VESALIUS; read.js reads images; ort is ONNX Runtime.
+   VESALIUS.page is for programs that drive the page: `ready` resolves to null or to what is wrong, `answer(n)` to the
+   n-th answer (from 0) of this visit. */
+(function () {
+  "use strict";
+
+  const kit = (globalThis.VESALIUS ??= {});
+  const { contract, about } = kit;
+  const page = (kit.page = { answers: [], ready: null, answer });
+  const waiting = [];
+  const byId = (id) => document.getElementById(id);
+  // No model is certain: the ends say "more than" and "less than".
+  const percent = (p) => (p > 0.9995 ? "> 99.9 %" : p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
+
+  function made(tag, words = "", kind = "") {
+    const node = document.createElement(tag);
+    node.textContent = words;
+    if (kind) node.className = kind;
+    return node;
+  }
+
+  function show(id, words) {
+    byId(id).textContent = words;
+    byId(id).hidden = !words;
+  }
+
+  // --- the model -----------------------------------------------------------------------------------------------------
+
+  /** Bytes of base64. */
+  function decoded(text) {
+    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
+    const letters = atob(text);
+    const bytes = new Uint8Array(letters.length);
+    for (let i = 0; i < bytes.length; i++) bytes[i] = letters.charCodeAt(i);
+    return bytes;
+  }
+
+  async function started() {
+    const missing = [["contract.js", contract], ["ort.wasm.min.js", globalThis.ort], ["runtime.js", kit.runtime],
+      ["model.js", kit.model], ["read.js", globalThis.Reading]].filter(([, there]) => !there);
+    if (missing.length) throw new Error(`${missing[0][0]} is missing or damaged; copy the whole folder again`);
+    const model = decoded(kit.model);
+    // Without a secure context a browser has no checksums; a page opened from a disk or by https has.
+    if (globalThis.crypto?.subtle) {
+      const sum = new Uint8Array(await crypto.subtle.digest("SHA-256", model));
+      if ([...sum].map((byte) => byte.toString(16).padStart(2, "0")).join("") !== about.model_sha256) {
+        throw new Error("model.js is not the model that this page was made with; export it again");
+      }
+    }
+    // One thread: more would need headers that a static server or a disk does not send.
+    ort.env.wasm.numThreads = 1;
+    ort.env.wasm.proxy = false;
+    ort.env.logLevel = "error";
+    const glue = URL.createObjectURL(new Blob([decoded(kit.runtime.glue)], { type: "text/javascript" }));
+    ort.env.wasm.wasmPaths = { mjs: glue };
+    ort.env.wasm.wasmBinary = await Reading.inflated(decoded(kit.runtime.wasm), "gzip");
+    const session = await ort.InferenceSession.create(model, { executionProviders: ["wasm"] });
+    URL.revokeObjectURL(glue);
+    kit.model = kit.runtime = null; // memory
+    return session;
+  }
+
+  /** Probabilities by class, and what the model says. */
+  async function classified(session, scan) {
+    const { values, shape } = Reading.prepared(scan, contract);
+    const begin = performance.now();
+    const found = await session.run({ image: new ort.Tensor("float32", values, [1, ...shape]) });
+    const ms = performance.now() - begin;
+    const { names, multilabel } = contract.labels;
+    const said = Array.from(found.decision.data, Number);
+    const probabilities = Object.fromEntries(names.map((name, k) => [name, found.probabilities.data[k]]));
+    const decision = multilabel ? { classes: names.filter((_, k) => said[k]) } : { class: names[said[0]] };
+    return { probabilities, ...decision, ms };
+  }
+
+  // --- one file after the other --------------------------------------------------------------------------------------
+
+  let session = null;
+  let queue = Promise.resolve();
+
+  function take(files) {
+    for (const file of files) queue = queue.then(() => asked(file));
+  }
+
+  async function asked(file) {
+    let entry = { file: file.name };
+    cleared();
+    if (session !== null) {
+      show("state", `Reading ${file.name} …`);
+      try {
+        const begin = performance.now();
+        const scan = await Reading.read(new Uint8Array(await file.arrayBuffer()), file);
+        const read_ms = performance.now() - begin;
+        preview(scan, file.name);
+        show("state", "Computing …");
+        await painted();
+        entry = { ...entry, form: scan.form, exact: scan.exact, ...(await classified(session, scan)), read_ms };
+      } catch (error) {
+        entry.error = error instanceof Reading.Refused ? error.message : `cannot be computed here (${error.message ?? error})`;
+      }
+    } else entry.error = "the model did not start";
+    report(entry);
+    page.answers.push(entry);
+    for (const { n, tell } of waiting) if (n < page.answers.length) tell(page.answers[n]);
+  }
+
+  function answer(n) {
+    return new Promise((tell) => {
+      if (n < page.answers.length) tell(page.answers[n]);
+      else waiting.push({ n, tell });
+    });
+  }
+
+  /** After the browser has shown what was written; a page in the background draws nothing and does not wait. */
+  function painted() {
+    return new Promise((tell) => {
+      if (document.hidden) tell();
+      else requestAnimationFrame(() => setTimeout(tell, 0));
+      setTimeout(tell, 200);
+    });
+  }
+
+  // --- what is shown -------------------------------------------------------------------------------------------------
+
+  /** Takes the last image and its answer away, so that nobody reads it as that of the next one. */
+  function cleared() {
+    for (const id of ["shown", "bars", "said", "why", "times", "note"]) byId(id).hidden = true;
+    byId("state").classList.remove("alarm");
+  }
+
+  function report(entry) {
+    const wrong = entry.error ?? "";
+    byId("state").classList.toggle("alarm", Boolean(wrong));
+    show("state", wrong && `${entry.file}: ${wrong}.`);
+    if (wrong) return;
+    const said = entry.classes ?? [entry.class];
+    show("said", said.join(", ") || "none of the classes");
+    show("why", reason());
+    bars(entry.probabilities, said);
+    show("times", `Computed in ${spent(entry.ms)}, read in ${spent(entry.read_ms)}, on this device.`);
+    show("note", entry.exact ? "" : "Decoded by the browser: values may differ from those of training by a grey level. PNG, DICOM and NIfTI are read exactly.");
+    const row = made("tr");
+    const best = Math.max(...(said.length ? said.map((name) => entry.probabilities[name]) : Object.values(entry.probabilities)));
+    row.append(made("th", entry.file), made("td", said.join(", ") || "none"), made("td", percent(best), "n"), made("td", spent(entry.ms), "n"));
+    byId("rows").prepend(row);
+    byId("history").hidden = false;
+  }
+
+  function reason() {
+    const { names, multilabel, positive } = contract.labels;
+    if (multilabel) return "Classes with a probability of at least one half; several may hold at once.";
+    if (about.threshold !== null && names.length === 2) {
+      return `“${names[positive]}” is said from a probability of ${percent(about.threshold)} on, the threshold that validation chose.`;
+    }
+    return "The most probable class.";
+  }
+
+  function spent(ms) {
+    return ms < 1000 ? `${ms.toFixed(ms < 10 ? 1 : 0)} ms` : `${(ms / 1000).toFixed(1)} s`;
+  }
+
+  function bars(probabilities, said) {
+    const list = byId("bars");
+    list.replaceChildren();
+    let names = Object.keys(probabilities);
+    if (names.length > 4) names = names.sort((a, b) => probabilities[b] - probabilities[a]);
+    const marked = contract.labels.multilabel ? null : contract.labels.names[contract.labels.positive];
+    for (const name of names) {
+      const p = probabilities[name];
+      const bar = made("div", "", said.includes(name) ? "bar yes" : "bar");
+      bar.setAttribute("role", "listitem");
+      const track = made("div", "", "track"), fill = made("div", "", "fill");
+      fill.style.width = `${100 * p}%`;
+      track.append(fill);
+      if (about.threshold !== null && names.length === 2 && name === marked) {
+        const mark = made("div", "", "mark");
+        mark.style.left = `${100 * about.threshold}%`;
+        mark.title = `threshold ${percent(about.threshold)}`;
+        track.append(mark);
+      }
+      const value = made("span", percent(p), "value");
+      value.title = p.toPrecision(7);
+      bar.append(made("span", name, "name"), value, track);
+      list.append(bar);
+    }
+    list.hidden = false;
+  }
+
+  /** Draws the values that were read; of a volume one slice, the middle one at first. */
+  function preview(scan, name) {
+    const sides = scan.shape.slice(1);
+    const [depth, height, width] = sides.length === 3 ? sides : [1, ...sides];
+    const [low, high] = ends(scan);
+    const slice = byId("slice");
+    [slice.max, slice.value] = [depth, Math.ceil(depth / 2)];
+    byId("slices").hidden = depth === 1;
+    const draw = () => {
+      byId("slice-name").textContent = `${slice.value} of ${depth}`;
+      drawn(scan, { z: slice.value - 1, depth, height, width, low, high });
+    };
+    slice.oninput = draw;
+    draw();
+    byId("picture").setAttribute("aria-label", `The image ${name}`);
+    show("caption", `${name}. ${scan.form}.`);
+    byId("shown").hidden = false;
+  }
+
+  /** Black and white of the picture: 8 bit as they are, else without the outermost half percent of the values. */
+  function ends(scan) {
+    if (scan.depth === 255) return [0, 255];
+    const step = Math.max(1, Math.floor(scan.values.length / 50000));
+    const some = [];
+    for (let i = 0; i < scan.values.length; i += step) some.push(Number(scan.values[i]));
+    some.sort((a, b) => a - b);
+    const [low, high] = [some[Math.floor(0.005 * some.length)], some[Math.floor(0.995 * (some.length - 1))]];
+    return [low, high > low ? high : low + 1];
+  }
+
+  function drawn(scan, { z, depth, height, width, low, high }) {
+    const canvas = byId("picture");
+    [canvas.width, canvas.height] = [width, height];
+    const pen = canvas.getContext("2d"), picture = pen.createImageData(width, height);
+    const plane = height * width, colours = scan.shape[0] === 3;
+    // A volume with a place in the patient is shown from the feet, front up, as readers are used to.
+    const upside = depth > 1 && scan.affine !== null && scan.affine[1][1] < 0;
+    const mirrored = depth > 1 && scan.affine !== null && scan.affine[0][2] < 0;
+    for (let y = 0, at = 0; y < height; y++) {
+      for (let x = 0; x < width; x++, at += 4) {
+        const i = z * plane + (upside ? height - 1 - y : y) * width + (mirrored ? width - 1 - x : x);
+        for (let c = 0; c < 3; c++) {
+          picture.data[at + c] = (255 * (Number(scan.values[(colours ? c : 0) * depth * plane + i]) - low)) / (high - low);
+        }
+        picture.data[at + 3] = 255;
+      }
+    }
+    pen.putImageData(picture, 0, 0);
+    const [tall, wide] = scan.spacing === null ? [1, 1] : scan.spacing.slice(-2);
+    canvas.style.aspectRatio = `${width * wide} / ${height * tall}`;
+    canvas.classList.toggle("fine", width < 300);
+  }
+
+  function describe() {
+    document.title = about.title;
+    show("title", about.title);
+    show("purpose", about.purpose);
+    for (const [name, value] of about.facts) byId("facts").append(made("dt", name), made("dd", value));
+    let part = byId("card");
+    for (const block of about.card) {
+      if (block.kind === "section") {
+        part = made("details");
+        part.append(made("summary", block.text));
+        byId("card").append(part);
+      } else part.append(drawnBlock(block));
+    }
+    byId("foot").append(made("p", about.made));
+  }
+
+  /** A block of the model card; its text is never read as HTML. */
+  function drawnBlock(block) {
+    if (block.kind === "table") {
+      const table = made("table"), head = made("thead"), body = made("tbody");
+      block.rows.forEach((cells, n) => {
+        const row = made("tr");
+        row.append(...cells.map((cell, k) => made(n === 0 || k === 0 ? "th" : "td", cell)));
+        (n === 0 ? head : body).append(row);
+      });
+      table.append(head, body);
+      const around = made("div", "", "scroll");
+      around.append(table);
+      return around;
+    }
+    if (block.kind !== "list") return made({ warning: "blockquote", code: "pre" }[block.kind] ?? "p", block.text);
+    const list = made("ul");
+    list.append(...block.items.map((item) => made("li", item)));
+    return list;
+  }
+
+  function save() {
+    const link = made("a");
+    const text = JSON.stringify({ model: about.title, bundle: contract.bundle, made_by: contract.made_by, answers: page.answers }, null, 2);
+    link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    link.download = "answers.json";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
+  function listen() {
+    const input = byId("file"), drop = byId("drop");
+    input.addEventListener("change", () => {
+      take([...input.files]);
+      input.value = ""; // the same file may be chosen again
+    });
+    byId("save").addEventListener("click", save);
+    // Anywhere on the page, so that a near miss does not make the browser leave it.
+    document.addEventListener("dragover", (event) => {
+      event.preventDefault();
+      drop.classList.add("over");
+    });
+    document.addEventListener("dragleave", () => drop.classList.remove("over"));
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      drop.classList.remove("over");
+      take([...event.dataTransfer.files]);
+    });
+  }
+
+  page.ready = (async () => {
+    try {
+      if (contract) describe();
+      session = await started();
+      listen();
+      show("state", "The model is ready. Choose an image.");
+      return null;
+    } catch (error) {
+      byId("state").classList.add("alarm");
+      show("state", `The model cannot start: ${error.message ?? error}.`);
+      return String(error.message ?? error);
+    }
+  })();
+})();
