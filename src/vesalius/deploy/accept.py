@@ -40,7 +40,7 @@ class Trial:
 
 
 Ask = Callable[[Trial, Image], tuple[dict[str, Any], str]]
-"""A classification by something that reads files itself: its answer (``probabilities``, ``ms``), and who read."""
+"""Something that reads files itself: its answer (``probabilities`` or ``mask``, and ``ms``), and who read."""
 
 
 def accept(
@@ -128,8 +128,8 @@ def _asked(trial: Trial, ask: Ask, model: Any) -> dict[str, Any]:
         return {"case": trial.case_id, "error": str(error)}
     begin = time.perf_counter()
     found, by = ask(trial, image)
-    apart, ms = _apart(found, model(image)), round(float(found["ms"]), 3)
-    return {"case": trial.case_id, "read_by": by, "difference": apart, "ms": ms,
+    apart = _overlap(found["mask"], model, image) if "mask" in found else {"difference": _apart(found, model(image))}
+    return {"case": trial.case_id, "read_by": by, **apart, "ms": round(float(found["ms"]), 3),
             "both_s": round(time.perf_counter() - begin, 4)}  # fmt: skip
 
 
@@ -161,16 +161,21 @@ def _masks(artefact: Artefact, model: Any, image: Image, scan: runner.Scan) -> d
     begin = time.perf_counter()
     found = runner.segment(artefact.call, artefact.contract, scan)
     ms = (time.perf_counter() - begin) * 1e3
+    return {**_overlap(found, model, image), "ms": round(ms, 3)}
+
+
+def _overlap(found: NDArray[Any], model: Any, image: Image) -> dict[str, Any]:
+    """How far a mask is from that of the bundle, and the Dice of every structure."""
     wanted = model.segment(image, "case").mask.values
     if model.labels.instances:
-        return {**_objects(found, wanted, str(model.labels.structures[0])), "ms": round(ms, 3)}
+        return _objects(found, wanted, str(model.labels.structures[0]))
     layers = wanted.ndim > image.grid.ndim
     numbers = range(len(wanted)) if layers else range(1, len(model.labels))
     dice = {
         name: _dice(found[k], wanted[k]) if layers else _dice(found == k, wanted == k)
         for name, k in zip(model.labels.structures, numbers, strict=True)
     }
-    return {"difference": 1 - min(dice.values()), "dice": dice, "ms": round(ms, 3)}
+    return {"difference": 1 - min(dice.values()), "dice": dice}
 
 
 def _objects(found: NDArray[Any], wanted: NDArray[Any], name: str) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def _traceable(network: nn.Module) -> nn.Module:
             above, _, last = name.rpartition(".")
             setattr(made.get_submodule(above), last, norm)
     for part in made.modules():
-        if isinstance(part, tuple(NORM.values())):
+        if isinstance(part, (nn.BatchNorm2d, nn.BatchNorm3d)):
             part.momentum = 0.0  # looking at the graph in training mode must not move the statistics
     return made
 

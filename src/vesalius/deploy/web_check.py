@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
 
 from vesalius.core.errors import AcceptanceError
 from vesalius.core.image import Image
@@ -18,6 +21,8 @@ from vesalius.predict.bundle import Bundle
 
 # What a page may use without asking anybody.
 _INSIDE = ("blob:", "data:", "about:")
+# A large volume on a slow machine takes its time.
+_SECONDS = 1800
 
 
 class WebPage:
@@ -48,12 +53,24 @@ class WebPage:
             raise AcceptanceError(f"{url}: the page does not run: {error}") from error
         if wrong is not None:
             raise AcceptanceError(f"{url}: the model does not start in the page: {wrong}")
+        self._regions = self.tab.evaluate("VESALIUS.contract.decide") == "regions"
 
     def answer(self, path: Path) -> dict[str, Any]:
-        """What the page says about a file: ``probabilities``, ``class`` or ``classes``, ``ms``...; or ``error``."""
+        """What the page says about a file.
+
+        Returns
+        -------
+        dict
+            Of a classification ``probabilities`` and ``class`` or ``classes``, of a segmentation ``structures`` and
+            ``mask`` (``(*S)`` on the grid of the file, overlapping structures ``(K, *S)``), and ``ms``; or ``error``.
+        """
         self.tab.choose("#file", path)
-        found = dict(self.tab.evaluate(f"VESALIUS.page.answer({self._count})"))
+        found = dict(self.tab.evaluate(f"VESALIUS.page.answer({self._count})", seconds=_SECONDS))
         self._count += 1
+        if "structures" in found:
+            mask = self.tab.evaluate("VESALIUS.page.mask()")
+            layers = np.frombuffer(base64.b64decode(mask["letters"]), np.uint8).reshape(mask["shape"])
+            found["mask"] = layers if self._regions else layers[0]
         return found
 
     def ask(self, trial: Trial, image: Image) -> tuple[dict[str, Any], str]:

@@ -1,4 +1,4 @@
-"""A bundle as a folder that classifies images in a browser: a page, a runtime and the model, and no request to anyone.
+"""A bundle as a folder that answers in a browser: a page, a runtime and the model, and no request to anyone.
 
 Runtime and model lie in scripts, as base64, because a page that is opened from a disk may load scripts but no other
 files. One way in serves both: a double click and any server of static files.
@@ -25,14 +25,16 @@ from vesalius.deploy.contract import KEY, contract_of
 from vesalius.deploy.onnx_out import write_onnx
 from vesalius.predict.bundle import Bundle
 
-OURS = ("index.html", "style.css", "read.js", "app.js", "LICENSE-onnxruntime.txt")
+OURS = ("index.html", "style.css", "read.js", "segment.js", "app.js", "LICENSE-onnxruntime.txt")
 CONTRACT, RUNTIME, MODEL = "contract.js", "runtime.js", "model.js"
 NAMES = (*OURS, CONTRACT, web_runtime.SCRIPT, RUNTIME, MODEL)
 """Every file of the folder but its acceptance record."""
 RECORD = "accepted.json"
 _TEMPLATES = Path(__file__).with_name("web")
+_PRODUCT = {"classify": "a probability for each class", "segment": "a mask of each structure"}
 _FIRST = "globalThis.VESALIUS ??= {};"
 _FEW_CLASSES = 4
+_MOST_LABELS = 255
 
 
 class WebFolder(Artefact):
@@ -100,13 +102,14 @@ def check_web(bundle: Bundle) -> None:
     Raises
     ------
     UsageError
-        For anything but classification.
+        For models of single objects, and of more structures than a byte can number.
     """
-    if bundle.task != "classify":
+    if bundle.task == "segment" and bundle.labels.instances:
         raise UsageError(
-            f"--to web: a browser computes classifications so far, this bundle is for task {bundle.task}; "
-            "export --to onnx and use its run.py"
+            "--to web: the page computes classes and masks, no single objects; export --to onnx and use its run.py"
         )
+    if bundle.task == "segment" and len(bundle.labels) > _MOST_LABELS:
+        raise UsageError(f"--to web: a mask of the page has at most {_MOST_LABELS} classes, not {len(bundle.labels)}")
 
 
 def write_web(bundle: Bundle, folder: str | Path, runtime: dict[str, bytes]) -> Path:
@@ -150,23 +153,25 @@ def _script(**values: Any) -> str:
 
 def about_model(bundle: Bundle) -> dict[str, Any]:
     """What the page says of the model: title, purpose, facts, the card in blocks, the threshold of its decision."""
-    names, spec = list(bundle.labels.names), bundle.preprocess
+    masks = bundle.task == "segment"
+    names, spec = list(bundle.labels.structures if masks else bundle.labels.names), bundle.preprocess
     blocks = card_blocks(bundle.card)
     name = next((block["text"] for block in blocks if block["kind"] == "title"), "")
     lead = next((block["text"] for block in blocks[1:2] if block["kind"] == "text"), "")
     places = [k for k, block in enumerate(blocks) if block == {"kind": "section", "text": "What it is for"}]
     purpose = next((block["text"] for k in places for block in blocks[k + 1 : k + 2] if block["kind"] == "text"), "")
-    sides = " × ".join(str(side) for side in spec["size"])
+    sides = " × ".join(str(side) for side in (bundle.inference["tile"]["patch"] if masks else spec["size"]))
+    several = " (several may hold at once)" if bundle.labels.multilabel else ""
     facts = [
         ("Name", name),
-        ("Classes", ", ".join(names) + (" (several may hold at once)" if bundle.labels.multilabel else "")),
-        ("Input", f"{_images(spec)}, brought to {sides} inside the model"),
+        ("Structures" if masks else "Classes", ", ".join(names) + several),
+        ("Input", f"{_images(spec)}, {f'in tiles of {sides}' if masks else f'brought to {sides} inside the model'}"),
         ("Tested", lead),
         ("Weights", f"SHA-256 {bundle.checksum[:16]}…"),
     ]
     return {
-        "title": _question(names, multilabel=bundle.labels.multilabel),
-        "purpose": purpose or "Research: a probability for each class, from an image like those of training.",
+        "title": _structures(names) if masks else _question(names, multilabel=bundle.labels.multilabel),
+        "purpose": purpose or f"Research: {_PRODUCT[bundle.task]}, from an image like those of training.",
         "facts": [[key, value] for key, value in facts if value],
         "card": _sections(blocks),
         "threshold": bundle.threshold if bundle.labels.binary else None,
@@ -178,6 +183,13 @@ def about_model(bundle: Bundle) -> dict[str, Any]:
 def _images(spec: dict[str, Any]) -> str:
     what = "pictures" if spec["dims"] == 2 else "volumes"
     return {1: f"grey {what}", 3: f"{what} in colour"}.get(spec["channels"], f"{what} of {spec['channels']} channels")
+
+
+def _structures(names: list[str]) -> str:
+    if len(names) > _FEW_CLASSES:
+        return f"{len(names)} structures"
+    text = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return text[:1].upper() + text[1:]
 
 
 def _question(names: list[str], *, multilabel: bool) -> str:

@@ -145,21 +145,26 @@ def external(
     write_table(out / "cases.parquet", table)
     origin = provenance(seed=0, data_hash=store.key, command=command, bundle=model.checksum)
     write_json(out / "provenance.json", origin)
-    card = {
-        "name": f"{known.root.name} {out.parent.name}" if own else f"{known.root.name} on {manifest.root.name}",
+    name = f"{known.root.name} {out.parent.name}" if own else f"{known.root.name} on {manifest.root.name}"
+    card = _card_elsewhere(name, model, known, kept)
+    page = write_report(
+        out, metrics, table, yaml.safe_load(model.plan_yaml) or {}, origin, card, kept, notes, None, progress
+    )
+    return Trained(out, page, known.bundle, metrics, notes, time.monotonic() - start)
+
+
+def _card_elsewhere(name: str, model: Bundle, known: RunFolder, kept: Manifest) -> dict[str, Any]:
+    return {
+        "name": name,
         "labels": model.labels.to_json(),
         "bundle": str(known.bundle),
         "data": {
-            "name": manifest.root.name,
+            "name": kept.root.name,
             "counts": kept.counts(),
             "patient_source": kept.patient_source,
             "split_source": "none",
         },
     }
-    page = write_report(
-        out, metrics, table, yaml.safe_load(model.plan_yaml) or {}, origin, card, kept, notes, None, progress
-    )
-    return Trained(out, page, known.bundle, metrics, notes, time.monotonic() - start)
 
 
 def _judged_elsewhere(

@@ -18,7 +18,7 @@ from vesalius.deploy.web_runtime import runtime_files
 from vesalius.predict.bundle import Bundle, find_bundle
 from vesalius.serve.exporting import trials_of
 
-CASES = 10
+CASES = {"classify": 10, "segment": 3}
 
 
 def export_web(
@@ -44,7 +44,7 @@ def export_web(
     check_web(bundle)
     goal = Path(out) if out is not None else inside.parent / "export" / "web"
     _usable(goal)
-    trials = trials_of(bundle, inside, manifest, CASES if cases is None else cases)
+    trials = trials_of(bundle, inside, manifest, CASES[bundle.task] if cases is None else cases)
     files = runtime_files(runtime, progress)
     progress.say(f"exporting to {goal}")
     whole = goal.resolve()
@@ -88,7 +88,7 @@ def check_web_folder(
                 "export it again"
             )
     progress.say(f"checking {folder}")
-    trials = trials_of(bundle, inside, manifest, CASES if cases is None else cases)
+    trials = trials_of(bundle, inside, manifest, CASES[bundle.task] if cases is None else cases)
     record = accept_web(WebFolder(folder), bundle, trials)
     return {"path": str(folder), "record": str(known) if known.is_file() else None, **record}
 

@@ -138,17 +138,7 @@ def external_segments(
     title = f"{known.root.name} {out.parent.name}" if own else f"{known.root.name} on {manifest.root.name}"
     plan = Plan.from_mapping(yaml.safe_load(model.plan_yaml) or {}, source="the plan of the bundle")
     manifest = with_structures_of(manifest, model)
-    held, failed = [], []
-    for case, patient in zip(manifest.cases["case_id"], manifest.cases["patient_id"], strict=True):
-        try:
-            open_case_image(manifest, case)
-        except DataError as error:
-            failed.append(str(error))
-            progress.warn(str(error))
-        else:
-            held.append(Held(case, patient, "test"))
-    if not held:
-        raise DataError(f"{manifest.root}: no case can be read; the first: {failed[0]}")
+    held, failed = _openable(manifest, progress)
     judge = Judge(plan, manifest, model.labels, model, out / PREDICTIONS, held, progress)
     judge.predict()
     table = judge.table()
@@ -184,6 +174,22 @@ def external_segments(
         title=title,
     )
     return Trained(out, page, known.bundle, metrics, notes, time.monotonic() - start)
+
+
+def _openable(manifest: Manifest, progress: Progress) -> tuple[list[Held], list[str]]:
+    """Cases whose images can be read, and why the others cannot."""
+    held, failed = [], []
+    for case, patient in zip(manifest.cases["case_id"], manifest.cases["patient_id"], strict=True):
+        try:
+            open_case_image(manifest, case)
+        except DataError as error:
+            failed.append(str(error))
+            progress.warn(str(error))
+        else:
+            held.append(Held(case, patient, "test"))
+    if not held:
+        raise DataError(f"{manifest.root}: no case can be read; the first: {failed[0]}")
+    return held, failed
 
 
 def _seen(known: RunFolder, manifest: Manifest) -> list[str]:

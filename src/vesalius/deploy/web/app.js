@@ -39,7 +39,7 @@
 
   async function started() {
     const missing = [["contract.js", contract], ["ort.wasm.min.js", globalThis.ort], ["runtime.js", kit.runtime],
-      ["model.js", kit.model], ["read.js", globalThis.Reading]].filter(([, there]) => !there);
+      ["model.js", kit.model], ["read.js", globalThis.Reading], ["segment.js", globalThis.Segmenting]].filter(([, there]) => !there);
     if (missing.length) throw new Error(`${missing[0][0]} is missing or damaged; copy the whole folder again`);
     const model = decoded(kit.model);
     // Without a secure context a browser has no checksums; a page opened from a disk or by https has.
@@ -62,6 +62,11 @@
     return session;
   }
 
+  /** The answer to a scan, by the task of the model. */
+  function computed(session, scan) {
+    return contract.task === "segment" ? segmented(session, scan) : classified(session, scan);
+  }
+
   /** Probabilities by class, and what the model says. */
   async function classified(session, scan) {
     const { values, shape } = Reading.prepared(scan, contract);
@@ -75,9 +80,38 @@
     return { probabilities, ...decision, ms };
   }
 
+  /** Voxels, volume or area of each structure; the mask itself goes into the picture. */
+  async function segmented(session, scan) {
+    const begin = performance.now();
+    const call = async (given) => {
+      const feeds = Object.entries(given).map(([name, [values, shape]]) => [name, new ort.Tensor("float32", values, shape)]);
+      return (await session.run(Object.fromEntries(feeds))).logits.data;
+    };
+    const told = async (n, of) => {
+      show("state", `Computing tile ${n + 1} of ${of} …`);
+      await painted();
+    };
+    const found = await Segmenting.segmented(call, contract, scan, told);
+    view.mask = found.mask;
+    const flat = found.mask.shape.length === 3, [size, unit] = flat ? [1, "mm²"] : [1000, "ml"];
+    const structures = contract.structures.map((name, k) => ({ name, voxels: found.voxels[k],
+      ...(scan.spacing === null ? {} : { size: (found.voxels[k] * found.unit) / size, unit }) }));
+    return { structures, ms: performance.now() - begin };
+  }
+
+  /** For programs: the mask of the last answer, one byte a voxel, layers first. */
+  page.mask = () => {
+    const { values, shape } = view.mask;
+    if (values.toBase64) return { shape, letters: values.toBase64() };
+    let text = "";
+    for (let i = 0; i < values.length; i += 32768) text += String.fromCharCode(...values.subarray(i, i + 32768));
+    return { shape, letters: btoa(text) };
+  };
+
   // --- one file after the other --------------------------------------------------------------------------------------
 
   let session = null;
+  let view = {}; // what the picture shows: scan, mask, name, draw
   let queue = Promise.resolve();
 
   function take(files) {
@@ -96,7 +130,8 @@
         preview(scan, file.name);
         show("state", "Computing …");
         await painted();
-        entry = { ...entry, form: scan.form, exact: scan.exact, ...(await classified(session, scan)), read_ms };
+        entry = { ...entry, form: scan.form, exact: scan.exact, ...(await computed(session, scan)), read_ms };
+        view.draw();
       } catch (error) {
         entry.error = error instanceof Reading.Refused ? error.message : `cannot be computed here (${error.message ?? error})`;
       }
@@ -126,7 +161,8 @@
 
   /** Takes the last image and its answer away, so that nobody reads it as that of the next one. */
   function cleared() {
-    for (const id of ["shown", "bars", "said", "why", "times", "note"]) byId(id).hidden = true;
+    for (const id of ["shown", "bars", "said", "why", "times", "note", "keep"]) byId(id).hidden = true;
+    view = {};
     byId("state").classList.remove("alarm");
   }
 
@@ -135,18 +171,50 @@
     byId("state").classList.toggle("alarm", Boolean(wrong));
     show("state", wrong && `${entry.file}: ${wrong}.`);
     if (wrong) return;
+    const cells = entry.structures ? structures(entry.structures) : classes(entry);
+    show("times", `Computed in ${spent(entry.ms)}, read in ${spent(entry.read_ms)}, on this device.`);
+    show("note", entry.exact ? "" : "Decoded by the browser: values may differ from those of training by a grey level. PNG, DICOM and NIfTI are read exactly.");
+    const row = made("tr");
+    row.append(made("th", entry.file), ...cells, made("td", spent(entry.ms), "n"));
+    byId("rows").prepend(row);
+    byId("history").hidden = false;
+  }
+
+  /** Shows classes; returns the cells of the list of answers. */
+  function classes(entry) {
     const said = entry.classes ?? [entry.class];
     show("said", said.join(", ") || "none of the classes");
     show("why", reason());
     bars(entry.probabilities, said);
-    show("times", `Computed in ${spent(entry.ms)}, read in ${spent(entry.read_ms)}, on this device.`);
-    show("note", entry.exact ? "" : "Decoded by the browser: values may differ from those of training by a grey level. PNG, DICOM and NIfTI are read exactly.");
-    const row = made("tr");
     const best = Math.max(...(said.length ? said.map((name) => entry.probabilities[name]) : Object.values(entry.probabilities)));
-    row.append(made("th", entry.file), made("td", said.join(", ") || "none"), made("td", percent(best), "n"), made("td", spent(entry.ms), "n"));
-    byId("rows").prepend(row);
-    byId("history").hidden = false;
+    return [made("td", said.join(", ") || "none"), made("td", percent(best), "n")];
   }
+
+  /** Shows the sizes of structures; returns the cells of the list of answers. */
+  function structures(found) {
+    const list = byId("bars"), there = found.filter(({ voxels }) => voxels);
+    show("said", there.map(({ name }) => name).join(", ") || "nothing found");
+    show("why", "What the mask marks; drag the slider under the picture to see the image alone.");
+    list.replaceChildren();
+    found.forEach((one, k) => {
+      const bar = made("div", "", one.voxels ? "bar yes" : "bar"), name = made("span", "", "name"), key = made("span", "", "key");
+      key.style.background = colourOf(k);
+      name.append(key, one.name);
+      bar.setAttribute("role", "listitem");
+      bar.append(name, made("span", sized(one), "value"));
+      list.append(bar);
+    });
+    for (const id of ["bars", "keep", "covers"]) byId(id).hidden = false;
+    return [made("td", there.map((one) => `${one.name} ${sized(one)}`).join(", ") || "none")];
+  }
+
+  function sized({ voxels, size, unit }) {
+    const what = `${voxels.toLocaleString("en")} ${contract.conform.dims === 2 ? "pixels" : "voxels"}`;
+    return size === undefined ? what : `${size.toPrecision(3) >= 1000 ? size.toFixed(0) : size.toPrecision(3)} ${unit}`;
+  }
+
+  /** Of a label map the first class is the background. */
+  const colourOf = (k) => contract.labels.colours[contract.decide === "regions" ? k : k + 1];
 
   function reason() {
     const { names, multilabel, positive } = contract.labels;
@@ -196,12 +264,14 @@
     const slice = byId("slice");
     [slice.max, slice.value] = [depth, Math.ceil(depth / 2)];
     byId("slices").hidden = depth === 1;
-    const draw = () => {
+    byId("covers").hidden = true;
+    view = { scan, mask: null, name };
+    view.draw = () => {
       byId("slice-name").textContent = `${slice.value} of ${depth}`;
-      drawn(scan, { z: slice.value - 1, depth, height, width, low, high });
+      drawn(view, { z: slice.value - 1, depth, height, width, low, high });
     };
-    slice.oninput = draw;
-    draw();
+    slice.oninput = byId("cover").oninput = view.draw;
+    view.draw();
     byId("picture").setAttribute("aria-label", `The image ${name}`);
     show("caption", `${name}. ${scan.form}.`);
     byId("shown").hidden = false;
@@ -218,11 +288,12 @@
     return [low, high > low ? high : low + 1];
   }
 
-  function drawn(scan, { z, depth, height, width, low, high }) {
+  function drawn({ scan, mask }, { z, depth, height, width, low, high }) {
     const canvas = byId("picture");
     [canvas.width, canvas.height] = [width, height];
     const pen = canvas.getContext("2d"), picture = pen.createImageData(width, height);
-    const plane = height * width, colours = scan.shape[0] === 3;
+    const plane = height * width, colours = scan.shape[0] === 3, part = byId("cover").value / 100;
+    const paints = painter();
     // A volume with a place in the patient is shown from the feet, front up, as readers are used to.
     const upside = depth > 1 && scan.affine !== null && scan.affine[1][1] < 0;
     const mirrored = depth > 1 && scan.affine !== null && scan.affine[0][2] < 0;
@@ -231,6 +302,11 @@
         const i = z * plane + (upside ? height - 1 - y : y) * width + (mirrored ? width - 1 - x : x);
         for (let c = 0; c < 3; c++) {
           picture.data[at + c] = (255 * (Number(scan.values[(colours ? c : 0) * depth * plane + i]) - low)) / (high - low);
+        }
+        for (const [red, green, blue] of mask === null ? [] : paints(mask, i)) {
+          picture.data[at] += (red - picture.data[at]) * part;
+          picture.data[at + 1] += (green - picture.data[at + 1]) * part;
+          picture.data[at + 2] += (blue - picture.data[at + 2]) * part;
         }
         picture.data[at + 3] = 255;
       }
@@ -241,7 +317,18 @@
     canvas.classList.toggle("fine", width < 300);
   }
 
+  /** The colours at a voxel of a mask. */
+  function painter() {
+    const rgb = (contract.structures ?? []).map((_, k) => [1, 3, 5].map((at) => parseInt(colourOf(k).slice(at, at + 2), 16)));
+    if (contract.decide === "regions") {
+      return ({ values, shape }, i) => rgb.filter((_, k) => values[(k * values.length) / shape[0] + i]);
+    }
+    return ({ values }, i) => (values[i] ? [rgb[values[i] - 1]] : []);
+  }
+
   function describe() {
+    byId("kind").textContent = `${contract.task === "segment" ? "Segmentation" : "Classification"} in this browser`;
+    byId("share").hidden = contract.task === "segment";
     document.title = about.title;
     show("title", about.title);
     show("purpose", about.purpose);
@@ -278,10 +365,19 @@
   }
 
   function save() {
+    const facts = { model: about.title, bundle: contract.bundle, made_by: contract.made_by, answers: page.answers };
+    download("answers.json", JSON.stringify(facts, null, 2), "application/json");
+  }
+
+  async function saveMask() {
+    const stem = view.name.replace(/\.gz$/i, "").replace(/\.[^.]*$/, "");
+    download(`${stem}-mask.nii.gz`, await Segmenting.niftiOf(view.mask, view.scan), "application/gzip");
+  }
+
+  function download(name, content, type) {
     const link = made("a");
-    const text = JSON.stringify({ model: about.title, bundle: contract.bundle, made_by: contract.made_by, answers: page.answers }, null, 2);
-    link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-    link.download = "answers.json";
+    link.href = URL.createObjectURL(new Blob([content], { type }));
+    link.download = name;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
@@ -293,6 +389,7 @@
       input.value = ""; // the same file may be chosen again
     });
     byId("save").addEventListener("click", save);
+    byId("mask").addEventListener("click", saveMask);
     // Anywhere on the page, so that a near miss does not make the browser leave it.
     document.addEventListener("dragover", (event) => {
       event.preventDefault();

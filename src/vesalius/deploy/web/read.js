@@ -355,7 +355,7 @@
     const values = scaled || big ? mapped(plain, (v) => (scaled ? Number(v) * slope + inter : Number(v))) : plain;
     const shape = [...(sides.length === 4 ? [] : [colours ? 3 : 1]), ...[...sides].reverse()];
     return { values, shape, ...niftiPlace(view, bytes, little, shape.length - 1), exact: true, depth: null,
-      form: `NIfTI-1, ${sides.join(" × ")}` };
+      header: bytes.slice(0, 348), little, form: `NIfTI-1, ${sides.join(" × ")}` };
   }
 
   /** Affine and spacing: sform, else qform, else the voxel size if it has a unit. */
@@ -469,20 +469,20 @@
     const source = shape[axis], step = source / target;
     const [before, after] = [product(shape.slice(0, axis)), product(shape.slice(axis + 1))];
     const out = new Float32Array(before * target * after);
+    const width = Math.max(step, 1);
     for (let t = 0; t < target; t++) {
       const centre = (t + 0.5) * step - 0.5;
-      const taps = [];
-      let sum = 0;
-      for (let s = Math.max(0, Math.floor(centre - Math.max(step, 1))); s < source && s <= centre + Math.max(step, 1); s++) {
-        const weight = Math.max(0, 1 - Math.abs(s - centre) / Math.max(step, 1));
-        taps.push([s, weight]);
-        sum += weight;
-      }
+      const first = Math.max(0, Math.floor(centre - width));
+      const line = [];
+      for (let s = first; s < source && s <= centre + width; s++) line.push(Math.max(0, 1 - Math.abs(s - centre) / width));
+      const sum = line.reduce((total, weight) => total + weight, 0);
+      const weights = Float32Array.from(line, (weight) => weight / sum);
       for (let b = 0; b < before; b++) {
+        const from = (b * source + first) * after, to = (b * target + t) * after;
         for (let k = 0; k < after; k++) {
           let total = 0;
-          for (const [s, weight] of taps) total += values[(b * source + s) * after + k] * f32(weight / sum);
-          out[(b * target + t) * after + k] = total;
+          for (let s = 0; s < weights.length; s++) total += values[from + s * after + k] * weights[s];
+          out[to + k] = total;
         }
       }
     }
@@ -509,7 +509,7 @@
     return { values, shape };
   }
 
-  const Reading = { Refused, read, prepared, inflated, product };
+  const Reading = { Refused, read, prepared, withChannels, resampledAxis, inflated, product, rint };
   if (typeof module === "object" && module.exports) module.exports = Reading;
   else root.Reading = Reading;
 })(globalThis);
