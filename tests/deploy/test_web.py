@@ -25,6 +25,7 @@ import torch
 from PIL import Image as Picture
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
+from scipy import ndimage
 
 from vesalius.cli.main import main
 from vesalius.core.errors import AcceptanceError, FileError, UsageError, VesaliusError
@@ -40,6 +41,7 @@ from vesalius.io.nifti_out import write_nifti
 from vesalius.io.open import open_image
 from vesalius.predict.bundle import Bundle
 from vesalius.predict.predictor import Predictor
+from vesalius.predict.segmenter import SegmentPredictor
 from vesalius.serve import jobs
 from vesalius.transforms.preprocess import Preprocess
 
@@ -466,6 +468,140 @@ def test_models_of_all_kinds_answer_in_the_browser(options, given, make_classifi
     assert [case["read_by"] for case in record["cases"]] == [by] * 3
 
 
+ORGANS = Labels(("background", "liver", "spleen"))
+REGIONS = Labels(("whole", "core"), multilabel=True, regions=((1, 2), (2,)))
+STEPS = [
+    {"label": 1, "keep": "largest"},
+    {"label": 2, "fill_holes": True},
+    {"label": 2, "min_volume": 30.0, "connectivity": 6},
+    {"label": None, "min_volume": 60.0},
+]
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("labels", "options"),
+    [
+        (ORGANS, {"views": [[], [2]], "members": 2}),
+        (ORGANS, {"spec": {"spacing_mm": [2.0, 2.0, 2.0], "crop": "border"}, "post": STEPS}),
+        (ORGANS, {"spec": {"window": [-100.0, 500.0], "normalise": {"kind": "fixed", "mean": [90.0], "std": [200.0]}}}),
+        (REGIONS, {"norm": "instance", "spec": {"normalise": {"kind": "percentile"}}}),
+    ],
+    ids=["ensemble", "resampled", "window", "regions"],
+)
+def test_masks_of_volumes_in_the_browser(labels, options, make_segmenter, smooth, runtime, tmp_path):
+    bundle = make_segmenter(tmp_path / "bundle", labels, **options)
+    values = smooth((30, 26, 20), seed=3, low=-200, high=900)
+    values[:3] = values[:, :, :2] = -200
+    turned = np.array([[0.1, -1.5, 0, 5], [1.2, 0, 0.2, -20], [0, 0.1, -2.5, 30], [0, 0, 0, 1]])
+    data = tmp_path / "data"
+    for name, stored in (("images", values.astype(np.float32)), ("labels", (values > 500).astype(np.uint8))):
+        (data / name).mkdir(parents=True)
+        nib.save(nib.Nifti1Image(stored, turned), data / name / "scan.nii.gz")
+    record = jobs.export(bundle, to="web", out=tmp_path / "page", data=data, runtime=runtime)
+    assert record["worst"] <= 1e-3
+    (case,) = record["cases"]
+    assert case["read_by"] == "page"
+    assert case["dice"].keys() == set(labels.structures)
+
+
+@needs_browser
+@pytest.mark.parametrize("channels", [1, 3])
+def test_masks_of_pictures_in_the_browser(channels, make_segmenter, smooth, runtime, browser, tmp_path):
+    steps = [{"label": 2, "keep": "largest"}, {"label": 1, "fill_holes": True}]
+    bundle = make_segmenter(tmp_path / "bundle", ORGANS, dims=2, channels=channels, spec={"scale": 0.8}, post=steps)
+    files = web_runtime.runtime_files(runtime, Silent())
+    folder = web_out.write_web(Bundle.load(bundle), tmp_path / "page", files)
+    page = WebPage(browser, (folder / "index.html").as_uri(), tmp_path)
+    model = SegmentPredictor.load(bundle, device="cpu", backend="torch")
+    for k, shape in enumerate([(40, 52), (17, 33)]):
+        path = tmp_path / f"p{k}.png"
+        Picture.fromarray(smooth(shape if channels == 1 else (*shape, 3), seed=k).astype(np.uint8)).save(path)
+        found, wanted = page.answer(path), model(path).values
+        assert found["mask"].shape == shape
+        assert (found["mask"] == wanted).mean() > 0.999
+        counts = {one["name"]: one["voxels"] for one in found["structures"]}
+        assert counts == {name: int((found["mask"] == k).sum()) for k, name in ((1, "liver"), (2, "spleen"))}
+    assert page.tab.evaluate("document.querySelector('#kind').textContent") == "Segmentation in this browser"
+    shown = page.tab.evaluate("[...document.querySelectorAll('.bar .value')].map((one) => one.textContent)")
+    assert shown == [f"{n:,} pixels" for n in counts.values()]
+
+
+CLEAN = """
+globalThis.Reading = require(process.argv[1]);
+const Segmenting = require(process.argv[2]);
+const [labels, sides, steps] = JSON.parse(require("fs").readFileSync(0, "utf-8"));
+const found = steps.map((step) => {
+  const mine = Uint8Array.from(labels);
+  Segmenting.clean(mine, sides, step, 1.5);
+  return Array.from(mine);
+});
+process.stdout.write(JSON.stringify(found));
+"""
+
+
+@needs_node
+@pytest.mark.parametrize("shape", [(14, 15, 13), (40, 50)])
+def test_cleaning_is_that_of_the_runner(shape):
+    draw = np.random.default_rng(0)
+    mask = (ndimage.gaussian_filter(draw.normal(0, 1, shape), 1.2) > 0.05).astype(np.uint8)
+    mask[(mask > 0) & (draw.random(shape) < 0.3)] = 2
+    near = [26, 18, 6] if len(shape) == 3 else [8, 4]
+    steps = [
+        *({"label": 1, "keep": "largest", "connectivity": one, "fill_holes": True} for one in near),
+        {"label": 1, "min_volume": 20.0},
+        {"label": 2, "fill_holes": True},
+        {"label": None, "keep": "largest"},
+        {"label": 7, "keep": "largest"},
+    ]
+    done = subprocess.run(
+        [NODE, "-e", CLEAN, TEMPLATES / "read.js", TEMPLATES / "segment.js"],
+        input=json.dumps([mask.reshape(-1).tolist(), shape, steps]), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for step, mine in zip(steps, json.loads(done.stdout), strict=True):
+        wanted = mask.copy()
+        runner.clean(wanted, step, 1.5)
+        np.testing.assert_array_equal(np.reshape(mine, shape), wanted, err_msg=str(step))
+
+
+SAVE = """
+globalThis.Reading = require(process.argv[1]);
+const Segmenting = require(process.argv[2]);
+const fs = require("fs");
+(async () => {
+  const scan = await Reading.read(new Uint8Array(fs.readFileSync(process.argv[3])));
+  const sides = scan.shape.slice(1), count = sides.reduce((a, b) => a * b, 1), layers = Number(process.argv[5]);
+  const values = Uint8Array.from({ length: layers * count }, (_, i) => i % 5);
+  fs.writeFileSync(process.argv[4], await Segmenting.niftiOf({ values, shape: [layers, ...sides] }, scan));
+})();
+"""
+
+
+@needs_node
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_saved_mask_lies_on_the_grid_of_its_file(layers, tmp_path):
+    big = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), None, nib.Nifti1Header(endianness=">"))
+    big.set_qform(ROTATED, code=1)
+    big.header.set_slope_inter(0.5, 10)
+    nib.save(big, tmp_path / "big.nii")
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), ROTATED), tmp_path / "little.nii.gz")
+    Picture.fromarray(np.zeros((7, 9), np.uint8)).save(tmp_path / "p.png")
+    dicom(tmp_path / "x.dcm", np.zeros((7, 9), np.uint16), PixelSpacing=[0.5, 0.75])
+    for name in ("big.nii", "little.nii.gz", "p.png", "x.dcm"):
+        out = tmp_path / f"{name}-mask.nii.gz"
+        words = [TEMPLATES / "read.js", TEMPLATES / "segment.js", tmp_path / name, out, str(layers)]
+        subprocess.run([NODE, "-e", SAVE, *words], check=True)
+        mask = nib.load(out)
+        sides = (4, 5, 6) if "nii" in name else (9, 7)
+        assert mask.shape == (sides if layers == 1 else (*sides, *(1,) * (3 - len(sides)), 2))
+        stored = np.asarray(mask.dataobj).reshape(-1, order="F")
+        np.testing.assert_array_equal(stored, np.arange(stored.size) % 5)
+        if "nii" in name:
+            np.testing.assert_allclose(mask.affine, ROTATED, atol=1e-6)
+        elif name == "x.dcm":
+            assert mask.header.get_zooms()[:2] == (0.75, 0.5)
+
+
 @pytest.fixture
 def served(exported):
     """Address of the exported folder on a server of static files."""
@@ -599,8 +735,9 @@ def test_a_browser_that_does_not_start_is_told(tmp_path):
 # --- what is refused before anything is written ----------------------------------------------------------------------
 
 
-def test_masks_are_refused_in_one_line(make_segmenter, tmp_path):
-    folder = make_segmenter(tmp_path / "bundle", Labels(("background", "liver")), dims=2)
+def test_single_objects_are_refused_in_one_line(make_segmenter, tmp_path):
+    cells = Labels(("background", "cell"), instances=True)
+    folder = make_segmenter(tmp_path / "bundle", cells, dims=2, channels=3)
     with pytest.raises(UsageError, match="export --to onnx"):
         jobs.export(folder, to="web", out=tmp_path / "page")
     assert not (tmp_path / "page").exists()

@@ -51,6 +51,21 @@ class Sized(Preprocess):
         return x
 
 
+class Mirrored(nn.Module):
+    """A network that sees its image mirrored along some axes, one after the other: LiteRT mirrors neighbours only."""
+
+    def __init__(self, network: nn.Module, axes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.network, self.axes = network, axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        for axis in self.axes:
+            x = x.flip(axis)
+        logits: Tensor = self.network(x)
+        return logits
+
+
 class MobileGraph(nn.Module):
     """Values of the file at the size of the network, float32 ``(1, C, *size)``, to probabilities ``(1, K)``."""
 
@@ -58,8 +73,9 @@ class MobileGraph(nn.Module):
         super().__init__()
         self.whole = ClassifyGraph(bundle)
         self.whole.preprocess = Sized.from_spec({**bundle.preprocess, "spacing_mm": None})
-        if self.whole.preprocess.dims == 3:
-            self.whole.networks = nn.ModuleList(in_planes(network) for network in self.whole.networks)
+        flat = [in_planes(network) if bundle.preprocess["dims"] == 3 else network for network in self.whole.networks]
+        self.whole.networks = nn.ModuleList(Mirrored(network, view) for view in self.whole.views for network in flat)
+        self.whole.views = [()]
 
     def forward(self, image: Tensor) -> Tensor:
         """Calibrated probabilities."""

@@ -359,8 +359,8 @@ def export(
     Parameters
     ----------
     to
-        ``onnx`` or ``openvino``; of classifiers also ``litert`` or ``executorch``, whose converters may be in another
-        environment (`serve.elsewhere`).
+        ``onnx``, ``openvino`` or ``web``; of classifiers also ``litert`` or ``executorch``, whose converters may be in
+        another environment (`serve.elsewhere`).
     data, cases
         Where the cases come from (default: the test part of the run), and how many of them.
     runtime

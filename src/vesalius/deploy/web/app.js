@@ -193,8 +193,8 @@
   /** Shows the sizes of structures; returns the cells of the list of answers. */
   function structures(found) {
     const list = byId("bars"), there = found.filter(({ voxels }) => voxels);
-    show("said", there.map(({ name }) => name).join(", ") || "nothing found");
-    show("why", "What the mask marks; drag the slider under the picture to see the image alone.");
+    show("said", found.length === 1 ? `${found[0].name}: ${sized(found[0])}` : `${there.length} of ${found.length} structures`);
+    show("why", "Found by the mask. The slider under the picture makes it fainter or stronger.");
     list.replaceChildren();
     found.forEach((one, k) => {
       const bar = made("div", "", one.voxels ? "bar yes" : "bar"), name = made("span", "", "name"), key = made("span", "", "key");
@@ -319,7 +319,8 @@
 
   /** The colours at a voxel of a mask. */
   function painter() {
-    const rgb = (contract.structures ?? []).map((_, k) => [1, 3, 5].map((at) => parseInt(colourOf(k).slice(at, at + 2), 16)));
+    if (contract.task !== "segment") return () => [];
+    const rgb = contract.structures.map((_, k) => [1, 3, 5].map((at) => parseInt(colourOf(k).slice(at, at + 2), 16)));
     if (contract.decide === "regions") {
       return ({ values, shape }, i) => rgb.filter((_, k) => values[(k * values.length) / shape[0] + i]);
     }
