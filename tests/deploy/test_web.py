@@ -426,7 +426,7 @@ def exported(make_classifier, smooth, runtime, tmp_path_factory):
     return bundle, data, root / "page", record
 
 
-def test_a_model_of_grey_pictures_answers_in_the_browser(exported):
+def test_a_model_of_grey_pictures_answers_in_the_browser(exported, runtime):
     bundle, data, folder, record = exported
     assert record["accepted"]
     assert record["worst"] < 1e-4
@@ -438,6 +438,10 @@ def test_a_model_of_grey_pictures_answers_in_the_browser(exported):
     }
     assert {path.name for path in folder.iterdir()} == {*web_out.NAMES, "accepted.json"}
     assert jobs.export(bundle, accept=folder, data=data, cases=2)["accepted"]
+    (folder / "note.txt").write_text("mine")  # a second export replaces its own files only
+    assert jobs.export(bundle, to="web", out=folder, data=data, cases=2, runtime=runtime)["accepted"]
+    assert (folder / "note.txt").read_text() == "mine"
+    (folder / "note.txt").unlink()
 
 
 def test_the_model_inside_is_the_exported_file(exported, tmp_path):

@@ -22,6 +22,7 @@ def contract_of(bundle: Bundle) -> dict[str, Any]:
         "made_by": f"vesalius {__version__}",
         "task": bundle.task,
         "bundle": bundle.checksum,
+        "arithmetic": bundle.arithmetic,
         "labels": bundle.labels.to_json(),
         "structures": list(bundle.labels.structures) if bundle.task == "segment" else list(bundle.labels.names),
         "temperature": bundle.temperature,

@@ -17,6 +17,7 @@ from vesalius.core.extras import extra
 from vesalius.core.files import atomic
 from vesalius.deploy.contract import KEY, contract_of
 from vesalius.deploy.graphs import examples, graph_of
+from vesalius.deploy.inline import with_networks
 from vesalius.predict.bundle import Bundle
 
 OPSET = 18
@@ -56,6 +57,8 @@ def write_onnx(bundle: Bundle, path: str | Path) -> Path:
             f"the network cannot be exported to ONNX: {' '.join(str(error).split())[:300]}"
         ) from error
     model = program.model_proto
+    if bundle.graphs:
+        model = with_networks(model, bundle.graphs)
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, json.dumps(contract)
     onnx.checker.check_model(model)

@@ -53,6 +53,8 @@ def export_model(
     suffix, write = KINDS[to]
     folder = find_bundle(model)
     bundle = Bundle.load(folder)
+    if bundle.graphs and to in MOBILE:
+        raise UsageError(f"--to {to}: an int8 bundle becomes onnx or openvino; export the run it was made from")
     path = Path(out) if out is not None else folder.parent / "export" / f"model{suffix}"
     if path.suffix != suffix:
         raise UsageError(f"--out {path}: {to} writes a file that ends with {suffix}")

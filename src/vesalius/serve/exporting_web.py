@@ -13,7 +13,7 @@ from vesalius.core.files import write_json
 from vesalius.core.progress import Progress
 from vesalius.data.manifest import Manifest
 from vesalius.deploy.web_check import accept_web
-from vesalius.deploy.web_out import NAMES, RECORD, WebFolder, check_web, write_web
+from vesalius.deploy.web_out import CONTRACT, NAMES, RECORD, WebFolder, check_web, write_web
 from vesalius.deploy.web_runtime import runtime_files
 from vesalius.predict.bundle import Bundle, find_bundle
 from vesalius.serve.exporting import trials_of
@@ -97,5 +97,5 @@ def _usable(goal: Path) -> None:
     """A new or empty folder, or one of an earlier export."""
     if goal.exists() and not goal.is_dir():
         raise UsageError(f"--out {goal}: is a file; web writes a folder")
-    if goal.is_dir() and any(goal.iterdir()) and not all((goal / name).is_file() for name in NAMES):
+    if goal.is_dir() and any(goal.iterdir()) and not all((goal / name).is_file() for name in (RECORD, CONTRACT)):
         raise UsageError(f"--out {goal}: holds other files; name a new folder")

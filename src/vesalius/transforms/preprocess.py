@@ -188,8 +188,9 @@ class Preprocess(nn.Module):
         if kind == "per_image":
             axes = tuple(range(1, self.dims + 2))
             x = x - x.mean(dim=axes, keepdim=True)
-            # The floor keeps a blank image at zero instead of blowing up its rounding noise.
-            return x / x.square().mean(dim=axes, keepdim=True).sqrt().clamp_min(1e-5)
+            # The floor keeps a blank image at zero instead of blowing up its rounding noise. A product, since LiteRT
+            # knows no powers of volumes; it has the same bits.
+            return x / (x * x).mean(dim=axes, keepdim=True).sqrt().clamp_min(1e-5)
         return (x - self.mean) / self.std if kind == "fixed" else x
 
     def forward(self, pixels: Tensor) -> Tensor:

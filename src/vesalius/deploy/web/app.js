@@ -194,7 +194,7 @@
   function structures(found) {
     const list = byId("bars"), there = found.filter(({ voxels }) => voxels);
     show("said", found.length === 1 ? `${found[0].name}: ${sized(found[0])}` : `${there.length} of ${found.length} structures`);
-    show("why", "Found by the mask. The slider under the picture makes it fainter or stronger.");
+    show("why", "The mask lies over the picture; its slider makes it fainter or stronger.");
     list.replaceChildren();
     found.forEach((one, k) => {
       const bar = made("div", "", one.voxels ? "bar yes" : "bar"), name = made("span", "", "name"), key = made("span", "", "key");
