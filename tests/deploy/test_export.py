@@ -205,6 +205,22 @@ class TestReading:
             np.testing.assert_allclose(mine.values, wanted.pixels, atol=1e-4)
             np.testing.assert_allclose(mine.affine, wanted.grid.affine, atol=1e-4)
 
+    @pytest.mark.parametrize("unit", ["meter", "mm", "micron", "unknown"])
+    @pytest.mark.parametrize("shape", [(4, 5, 6), (7, 9)])
+    @pytest.mark.parametrize("posed", [True, False])
+    def test_nifti_units_and_axes(self, unit, shape, posed, tmp_path):
+        image = nib.Nifti1Image(np.ones(shape, np.float32), None)
+        image.header.set_zooms([0.5, 0.7, 2.0][: len(shape)])
+        image.header.set_xyzt_units(unit)
+        if posed:
+            image.set_sform(np.diag([-0.5, 0.7, 2.0, 1.0]), code=1)
+        path = tmp_path / "v.nii.gz"
+        nib.save(image, path)
+        mine, wanted = runner.read(path), open_image(path)
+        assert mine.spacing == pytest.approx(wanted.grid.spacing_mm) if wanted.grid.spacing_mm else mine.spacing is None
+        if posed:
+            np.testing.assert_allclose(mine.affine, wanted.grid.affine)
+
     @pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
     def test_dicom(self, kind, tmp_path):
         import pydicom

@@ -38,7 +38,8 @@ class Scan:
     def __init__(self, values: Array, affine: Any = None, spacing: Any = None, header: Any = None) -> None:
         self.values, self.affine, self.header = values, affine, header
         if spacing is None and affine is not None:
-            spacing = tuple(float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
+            steps = np.linalg.norm(affine[:3, :3], axis=0)
+            spacing = tuple(float(v) for v in steps[3 - (values.ndim - 1) :])
         self.spacing = spacing
 
 
@@ -139,10 +140,14 @@ def _nifti(data: bytes, path: Path) -> Scan:
     slope, inter = float(field("f4", 112)), float(field("f4", 116))
     if slope not in (0.0,) and np.isfinite(slope) and (slope, inter) != (1.0, 0.0):
         values = values.astype(np.float64) * slope + inter
+    unit = {1: 1000.0, 2: 1.0, 3: 0.001}.get(data[123] & 7)  # mm per step: metres, millimetres, micrometres
     affine = _nifti_affine(data, order)
     spacing = None
-    if affine is None and int(data[123]) & 7 == 2:
-        spacing = tuple(float(v) for v in np.frombuffer(data, order + "f4", 8, 76)[1 : 1 + len(sides)][::-1])
+    if affine is not None:
+        affine[:3] *= unit or 1.0
+    elif unit is not None:
+        steps = np.frombuffer(data, order + "f4", 8, 76)[1 : 1 + min(len(sides), 3)]
+        spacing = tuple(abs(float(v)) * unit for v in steps[::-1])
     return Scan(np.ascontiguousarray(values), affine, spacing, (data[:348], order))
 
 
