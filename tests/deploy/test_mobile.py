@@ -13,7 +13,7 @@ import torch
 from PIL import Image as Picture
 from torch import nn
 
-from vesalius.core.errors import AcceptanceError, DataError, MissingExtra, UsageError
+from vesalius.core.errors import AcceptanceError, MissingExtra, UsageError
 from vesalius.core.files import sha256
 from vesalius.core.labels import Labels
 from vesalius.deploy import mobile_runner
@@ -214,21 +214,25 @@ class TestElsewhere:
     def _nothing_here(self, monkeypatch):
         monkeypatch.setattr(elsewhere, "wanted", lambda kind: kind in elsewhere.NEEDS)
 
-    def test_without_an_environment_one_line_says_how_to_make_it(self, monkeypatch, tmp_path):
+    @pytest.fixture
+    def bundle(self, make_classifier, tmp_path):
+        return make_classifier(tmp_path / "bundle")
+
+    def test_without_an_environment_one_line_says_how_to_make_it(self, bundle, monkeypatch, tmp_path):
         monkeypatch.delenv(elsewhere.VARIABLE, raising=False)
         monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
         with pytest.raises(MissingExtra, match="type `make mobile`") as caught:
-            jobs.export(tmp_path, to="litert")
+            jobs.export(bundle, to="litert")
         assert caught.value.exit_code == 2
         assert "\n" not in str(caught.value)
 
-    def test_a_python_without_the_converter_is_named(self, monkeypatch, tmp_path):
+    def test_a_python_without_the_converter_is_named(self, bundle, monkeypatch, tmp_path):
         bare = tmp_path / "python"
         bare.write_text("#!/bin/sh\nexit 1\n")
         bare.chmod(0o755)
         monkeypatch.setenv(elsewhere.VARIABLE, str(bare))
         with pytest.raises(MissingExtra, match="python lacks vesalius or executorch; type `make mobile`"):
-            jobs.export(tmp_path, to="executorch")
+            jobs.export(bundle, to="executorch")
 
     def test_the_environment_beside_this_one_is_found(self, monkeypatch, tmp_path):
         monkeypatch.delenv(elsewhere.VARIABLE, raising=False)
@@ -238,6 +242,12 @@ class TestElsewhere:
         place.write_text("#!/bin/sh\nexit 0\n")
         place.chmod(0o755)
         assert elsewhere.interpreter("litert") == place
+
+    def test_other_tasks_are_refused_before_an_environment_is_asked_for(self, make_segmenter, monkeypatch, tmp_path):
+        monkeypatch.setenv(elsewhere.VARIABLE, str(tmp_path / "nowhere"))
+        folder = make_segmenter(tmp_path / "bundle", Labels(("background", "liver")))
+        with pytest.raises(UsageError, match="task segment, not for classification"):
+            jobs.export(folder, to="litert")
 
     SAYS = """#!/bin/sh
 [ "$1" = -c ] && exit 0
@@ -254,17 +264,17 @@ echo 'warning: watch out' >&2
         place.chmod(0o755)
         monkeypatch.setenv(elsewhere.VARIABLE, str(place))
 
-    def test_options_progress_and_result_pass_through(self, monkeypatch, tmp_path):
+    def test_options_progress_and_result_pass_through(self, bundle, monkeypatch, tmp_path):
         heard = []
         progress = SimpleNamespace(say=heard.append, warn=lambda text: heard.append(f"!{text}"))
         self.speaking(monkeypatch, tmp_path, """echo noise; echo '{"accepted": true, "worst": 1e-6}'""")
         reading = jobs.Reading(layout="class_folders", patient_pattern="(p\\d+)")
-        found = jobs.export("runs/a", to="litert", out="m.tflite", data="scans", cases=7, reading=reading,
+        found = jobs.export(bundle, to="litert", out="m.tflite", data="scans", cases=7, reading=reading,
                             progress=progress)  # fmt: skip
         assert found == {"accepted": True, "worst": 1e-6}
         assert heard == ["exporting to model.tflite", "!watch out"]
         assert (tmp_path / "args").read_text().splitlines() == [
-            "-m", "vesalius.cli.main", "export", "runs/a", "--to", "litert", "--out=m.tflite", "--data=scans",
+            "-m", "vesalius.cli.main", "export", str(bundle), "--to", "litert", "--out=m.tflite", "--data=scans",
             "--cases=7", "--layout=class_folders", "--patient-pattern=(p\\d+)", "--json",
         ]  # fmt: skip
 
@@ -273,13 +283,13 @@ echo 'warning: watch out' >&2
         assert jobs.export("runs/a", accept="m.pte") == {}
         assert "--accept=m.pte" in (tmp_path / "args").read_text()
 
-    def test_errors_keep_their_line_and_exit_code(self, monkeypatch, tmp_path):
+    def test_errors_keep_their_line_and_exit_code(self, bundle, monkeypatch, tmp_path):
         self.speaking(monkeypatch, tmp_path, "echo 'vesalius: it differs' >&2; echo 'a library ends' >&2; exit 6")
         with pytest.raises(AcceptanceError, match=r"^it differs$"):
-            jobs.export("runs/a", to="litert")
+            jobs.export(bundle, to="litert")
         self.speaking(monkeypatch, tmp_path, "echo 'Segmentation fault' >&2; exit 139")
         with pytest.raises(Exception, match="ended with code 139: Segmentation fault") as caught:
-            jobs.export("runs/a", to="litert")
+            jobs.export(bundle, to="litert")
         assert caught.value.exit_code == 1
 
 
@@ -399,8 +409,9 @@ def test_a_changed_file_is_refused(kind, make_classifier, smooth, tmp_path):
         jobs.export(folder, accept=path, data=data)
 
 
-def test_errors_of_the_verb_come_back_as_they_are(kind, tmp_path):
+def test_errors_of_the_verb_come_back_as_they_are(kind, make_classifier, tmp_path):
     if not elsewhere.wanted(kind):
         pytest.skip("the converter is in this environment; nothing goes elsewhere")
-    with pytest.raises(DataError, match="nothing at this path; expected a run folder"):
-        jobs.export(tmp_path / "nowhere", to=kind)
+    folder = make_classifier(tmp_path / "bundle")
+    with pytest.raises(UsageError, match=rf"model.onnx: {kind} writes a file that ends with \.{SUFFIX[kind]}$"):
+        jobs.export(folder, to=kind, out=tmp_path / "model.onnx")

@@ -1,6 +1,11 @@
 """`vesalius compress`: lighter forms of a run that work as bundles, compared with it."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -99,3 +104,27 @@ def test_a_segmentation_becomes_a_student_and_a_pruned_one(tmp_path):
     pytest.importorskip("torch_pruning")
     found = jobs.compress(run, to="pruned", settings=few, device="cpu", workers=1)
     assert checked(found, run, "pruned")["operations"] <= 0.5 * found["original"]["operations"]
+
+
+@pytest.mark.slow
+def test_a_student_that_is_killed_ends_with_the_same_weights(films, tmp_path):
+    words = [sys.executable, "-m", "vesalius.cli.main", "compress", films, "--to", "student", "--device", "cpu"]
+    few = ["--workers", "1", "--set", "optim.max_steps=40", "--set", "validate.every=4"]
+    world = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(out, *more):
+        return subprocess.Popen([*words, *few, "--out", out, *more], env=world, stdout=subprocess.DEVNULL)
+
+    assert start(tmp_path / "whole").wait(300) == 0
+    process, home = start(tmp_path / "cut"), tmp_path / "cut" / "checkpoints" / "member-0"
+    end = time.monotonic() + 120
+    while not any(path.name >= "step-000000012" for path in home.glob("step-*")):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    assert not (tmp_path / "cut" / "bundle").exists()
+    assert start(tmp_path / "cut", "--resume").wait(300) == 0
+    for name in ("bundle/model.safetensors", "plan.yaml"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

@@ -22,7 +22,6 @@ def with_networks(model: Any, graphs: Sequence[bytes]) -> Any:
     """
     import onnx
 
-    domain, kind = PLACEHOLDER
     networks = [onnx.load_from_string(graph) for graph in graphs]
     version = _version(model)
     nodes: list[Any] = []
@@ -52,7 +51,7 @@ def with_networks(model: Any, graphs: Sequence[bytes]) -> Any:
     # Shapes of tensors inside the placeholders are not known here.
     del model.graph.value_info[:]
     for place, entry in reversed(list(enumerate(model.opset_import))):
-        if entry.domain == domain:
+        if entry.domain == PLACEHOLDER[0]:
             del model.opset_import[place]
     return model
 

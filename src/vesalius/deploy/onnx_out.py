@@ -56,7 +56,7 @@ def write_onnx(bundle: Bundle, path: str | Path) -> Path:
         raise AcceptanceError(
             f"the network cannot be exported to ONNX: {' '.join(str(error).split())[:300]}"
         ) from error
-    model = program.model_proto
+    model = without_origin(program.model_proto)
     if bundle.graphs:
         model = with_networks(model, bundle.graphs)
     entry = model.metadata_props.add()
@@ -67,6 +67,17 @@ def write_onnx(bundle: Bundle, path: str | Path) -> Path:
     with atomic(path) as file:
         file.write(model.SerializeToString())
     return path
+
+
+def without_origin(model: Any) -> Any:
+    """Takes out where in the code each node comes from: those lines hold the folders of this machine."""
+    for part in (model.graph, *model.functions):
+        for node in (part, *part.node):
+            del node.metadata_props[:]
+            node.doc_string = ""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
+        del value.metadata_props[:]
+    return model
 
 
 @contextmanager

@@ -13,7 +13,7 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that take the time, and that int8 is for."""
 
 # Their outputs lie within the range of their input, so that the scale of the input fits them too.
-_CARRIERS = ("MaxPool", "Resize", "Transpose", "Reshape", "Flatten", "Slice", "Squeeze", "Unsqueeze", "Split", "Identity")
+_CARRIERS = ("MaxPool", "Resize", "Transpose", "Reshape", "Flatten", "Slice", "Squeeze", "Unsqueeze", "Identity")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from torch import nn
 from vesalius.core.errors import AcceptanceError, MissingExtra, UsageError
 from vesalius.core.extras import extra
 from vesalius.core.progress import Progress, Silent
-from vesalius.deploy.onnx_out import OPSET
+from vesalius.deploy.onnx_out import OPSET, without_origin
 from vesalius.deploy.onnx_out import _quiet as quiet
 from vesalius.deploy.qdq import Layer, joined, quantised_layers, with_float
 from vesalius.models.segmenters import fold_batchnorm
@@ -327,7 +327,7 @@ def _captured(network: nn.Module, example: NDArray[np.float32]) -> Any:
         raise AcceptanceError(
             f"the network cannot be exported to ONNX: {' '.join(str(error).split())[:300]}"
         ) from error
-    return program.model_proto
+    return without_origin(program.model_proto)
 
 
 def _quantised(plain: Any, calibration: list[NDArray[np.float32]]) -> Any:

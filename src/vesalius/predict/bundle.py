@@ -216,9 +216,13 @@ class Bundle:
 
     def same_as(self, other: Bundle) -> bool:
         """Whether every weight is bit-equal."""
-        return self.graphs == other.graphs and len(self.members) == len(other.members) and all(
-            mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
-            for mine, theirs in zip(self.members, other.members, strict=True)
+        return (
+            self.graphs == other.graphs
+            and len(self.members) == len(other.members)
+            and all(
+                mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+                for mine, theirs in zip(self.members, other.members, strict=True)
+            )
         )
 
 

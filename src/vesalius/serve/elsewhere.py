@@ -20,6 +20,8 @@ from vesalius.core.environment import variable
 from vesalius.core.errors import MissingExtra, VesaliusError
 from vesalius.core.progress import Progress
 from vesalius.deploy.artefact import KINDS
+from vesalius.deploy.mobile import mobile_contract
+from vesalius.predict.bundle import Bundle
 
 VARIABLE = "VESALIUS_MOBILE_PYTHON"
 FOLDER = ".venv-mobile"
@@ -81,7 +83,11 @@ def export(model: str | Path, kind: str, progress: Progress, reading: Any = None
     VesaliusError
         The same line with the same exit code as there.
     """
-    words = ["--to", kind] if options.get("accept") is None else []
+    words = []
+    if options.get("accept") is None:
+        # Nobody should build an environment for a model that is refused in it.
+        mobile_contract(Bundle.load(model), kind)
+        words = ["--to", kind]
     for name, value in {**options, **(asdict(reading) if reading is not None else {})}.items():
         if value is not None:
             words.append(f"--{name.replace('_', '-')}={value}")

@@ -15,7 +15,7 @@ from vesalius.data.truth import open_case_image
 from vesalius.deploy import mobile_runner, run_objects, runner
 from vesalius.deploy.accept import Trial, accept
 from vesalius.deploy.artefact import MOBILE, Artefact
-from vesalius.deploy.mobile import write_executorch, write_litert
+from vesalius.deploy.mobile import mobile_contract, write_executorch, write_litert
 from vesalius.deploy.onnx_out import write_onnx
 from vesalius.deploy.openvino_out import write_openvino
 from vesalius.io.open import open_image
@@ -58,6 +58,8 @@ def export_model(
     path = Path(out) if out is not None else folder.parent / "export" / f"model{suffix}"
     if path.suffix != suffix:
         raise UsageError(f"--out {path}: {to} writes a file that ends with {suffix}")
+    if to in MOBILE:
+        mobile_contract(bundle, to)  # refuses other models before anything is read or written
     trials = trials_of(bundle, folder, manifest, cases or (MOBILE_CASES if to in MOBILE else None))
     record_of(path).unlink(missing_ok=True)
     progress.say(f"exporting to {path}")
