@@ -30,7 +30,7 @@ lint: all
 types: all
 	$(BIN)/mypy
 
-# The converters for telephones (`vesalius export --to litert`, `--to executorch`), in an environment of their own.
+# The converters for mobile devices (`vesalius export --to litert`, `--to executorch`), in an environment of their own.
 mobile: .venv-mobile/.installed
 .venv-mobile/.installed: pyproject.toml constraints-mobile.txt
 	$(PY) -m venv .venv-mobile

@@ -163,7 +163,7 @@ def test_every_dependency_has_its_reason():
 def test_constraints_pin_every_dependency_exactly():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    # The converters for telephones have an environment of their own.
+    # The converters for mobile devices have an environment of their own.
     mobile = extras.pop("mobile")
     together = [*project["dependencies"], *(text for group in extras.values() for text in group)]
     for name, asked in (("constraints.txt", together), ("constraints-mobile.txt", [*project["dependencies"], *mobile])):

@@ -107,7 +107,7 @@ def test_the_floors_are_those_of_the_architecture_page():
 
 # It leaves the house as one file that needs no other, and is a program of its own.
 RUNNER = PACKAGE / "deploy" / "runner.py"
-# The same for telephones; it reads files with the other one, which lies beside it as run.py.
+# The same for mobile devices; it reads files with the other one, which lies beside it as run.py.
 MOBILE_RUNNER = PACKAGE / "deploy" / "mobile_runner.py"
 
 
@@ -131,7 +131,7 @@ def test_the_runner_imports_nothing_of_the_house():
     assert names - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
 
 
-def test_the_runner_for_telephones_imports_a_runtime_and_the_other_runner():
+def test_the_runner_for_mobile_devices_imports_a_runtime_and_the_other_runner():
     names = {name.split(".")[0] for node in ast.walk(tree(MOBILE_RUNNER)) for name in imported(node, "vesalius.deploy")}
     assert names - set(sys.stdlib_module_names) == {"numpy", "ai_edge_litert", "executorch", "torch", "run"}
 

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import onnx
 import pytest
+import torch
 from PIL import Image as Picture
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -16,6 +17,7 @@ from vesalius.core.errors import AcceptanceError, UsageError
 from vesalius.core.labels import Labels
 from vesalius.deploy import runner
 from vesalius.deploy.artefact import Artefact
+from vesalius.deploy.graphs import AnySize
 from vesalius.deploy.onnx_out import write_onnx
 from vesalius.io.open import open_image
 from vesalius.predict.bundle import Bundle
@@ -86,6 +88,21 @@ def test_questions_of_all_kinds(options, channels, dims, make_classifier, smooth
         said = wanted.to_json()
         assert found.get("class") == said.get("class")
         assert found.get("classes") == said.get("classes")
+
+
+def test_halves_are_rounded_the_same_way_everywhere(make_classifier, tmp_path):
+    """Sides of 42 shrink to 18 by 7 / 3: many new pixels lie exactly between two levels."""
+    folder = make_classifier(tmp_path / "bundle")
+    graph = AnySize.from_spec(dict(Bundle.load(folder).preprocess))
+    model = Predictor.load(folder, device="cpu")
+    halves = 0
+    for seed in range(20):
+        pixels = np.random.default_rng(seed).integers(0, 256, (42, 42)).astype(np.uint8)
+        sized = graph._sized(torch.from_numpy(pixels.astype(np.float32))[None, None])
+        halves += int(((sized - sized.floor() - 0.5).abs() < 1e-4).sum())
+        Picture.fromarray(pixels).save(tmp_path / "p.png")
+        np.testing.assert_array_equal(graph._ranged(sized)[0], model.stored(open_image(tmp_path / "p.png")))
+    assert halves > 10
 
 
 def test_a_batch_is_as_good_as_one(make_classifier, smooth, tmp_path):

@@ -1,4 +1,4 @@
-"""Files for telephones: the image they are given, what they say, and the environment that makes them."""
+"""Files for mobile devices: the image they are given, what they say, and the environment that makes them."""
 
 import json
 import subprocess
@@ -185,6 +185,13 @@ def test_other_tasks_are_refused_in_one_line(make_segmenter, tmp_path):
     with pytest.raises(UsageError, match="task segment, not for classification; use --to onnx"):
         write_litert(Bundle.load(folder), tmp_path / "model.tflite")
     assert not (tmp_path / "model.tflite").exists()
+
+
+def test_quantised_models_are_refused_in_one_line(make_classifier, tmp_path):
+    bundle = Bundle.load(make_classifier(tmp_path / "bundle"))
+    bundle.graphs = [b"of int8"]
+    with pytest.raises(UsageError, match="is quantised; export the run that it was made from"):
+        write_litert(bundle, tmp_path / "model.tflite")
 
 
 def test_the_contract_travels_behind_the_model(tmp_path):

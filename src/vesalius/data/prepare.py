@@ -33,7 +33,7 @@ from vesalius.data.signature import Signatures, concatenate, signatures_from_arr
 from vesalius.data.store import HEAD, INDEX, PIXELS, SIGNATURES, VOLUMES, Store, write_volume
 from vesalius.transforms.preprocess import Preprocess
 
-FORMAT = 1
+FORMAT = 2
 VOLUME_BYTES = 1 << 20
 """Items larger than this (prepared volumes) are kept one file each, chunked and compressed."""
 

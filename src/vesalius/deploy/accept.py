@@ -27,7 +27,7 @@ SCHEMA = 1
 TOLERANCE = {"classify": 1e-4, "segment": 0.999}
 """Largest difference of a probability, and smallest Dice of a structure between both masks."""
 MOBILE_TOLERANCE = 1e-3
-"""The same for files for telephones, whose libraries order sums in their own ways."""
+"""The same for files for mobile devices, whose libraries order sums in their own ways."""
 INT8_TOLERANCE = {"classify": 0.02, "segment": 0.99}
 """The same for int8: a sum that another library orders otherwise may round to the next of 256 values."""
 

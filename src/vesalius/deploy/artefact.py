@@ -17,7 +17,7 @@ from vesalius.predict.backends import import_openvino
 Call = Callable[[dict[str, Any]], Any]
 KINDS = {".onnx": "onnx", ".xml": "openvino", ".tflite": "litert", ".pte": "executorch"}
 MOBILE = {"litert": "ai_edge_litert.interpreter", "executorch": "executorch.runtime"}
-"""Kinds for telephones, which want one image of one size, and the module that computes them."""
+"""Kinds for mobile devices, which want one image of one size, and the module that computes them."""
 
 
 class Artefact:
@@ -65,7 +65,7 @@ class Artefact:
 
 
 def contract_beside(path: Path) -> Path:
-    """Where a copy of the contract of a file for telephones lies, for programs that read no archive."""
+    """Where a copy of the contract of a file for mobile devices lies, for programs that read no archive."""
     return path.with_name(f"{path.name}.contract.json")
 
 

@@ -1,4 +1,4 @@
-"""A bundle of classification as one file for telephones: LiteRT (``.tflite``) or ExecuTorch (``.pte``).
+"""A bundle of classification as one file for mobile devices: LiteRT (``.tflite``) or ExecuTorch (``.pte``).
 
 These runtimes want shapes that are known beforehand. The image is therefore cut and resized outside of the graph, as
 the contract describes it and `deploy.mobile_runner` does it; everything after is in the graph: window, rounding to the
@@ -84,7 +84,7 @@ class MobileGraph(nn.Module):
 
 
 def mobile_contract(bundle: Bundle, runtime: str) -> dict[str, Any]:
-    """The contract of a file for telephones, plain data (docs/export.md).
+    """The contract of a file for mobile devices, plain data (docs/export.md).
 
     Raises
     ------
@@ -95,7 +95,7 @@ def mobile_contract(bundle: Bundle, runtime: str) -> dict[str, Any]:
         raise UsageError(
             f"export --to {runtime}: this model is for task {bundle.task}, not for classification; use --to onnx for it"
         )
-    if getattr(bundle, "graphs", None):
+    if bundle.graphs:
         raise UsageError(f"export --to {runtime}: this model is quantised; export the run that it was made from")
     contract, spec = contract_of(bundle), Preprocess.from_spec(bundle.preprocess).spec
     size = ", ".join(map(str, spec["size"]))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs a classifier of a LiteRT (.tflite) or ExecuTorch (.pte) file, and shows what a telephone has to do around it.
+"""Runs a classifier of a LiteRT (.tflite) or ExecuTorch (.pte) file, and shows what a mobile app has to do around it.
 
     python run_mobile.py model.tflite picture.png            # prints one line of JSON for each image
 

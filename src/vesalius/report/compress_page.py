@@ -21,6 +21,8 @@ KINDS = {
     "student": "a narrower network that imitates the model",
 }
 
+RUNTIMES = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime"}
+
 
 def write_compress_page(path: str | Path, *, run: str, record: Mapping[str, Any]) -> Path:
     """Write the page of ``variants.json`` (docs/formats.md) and return its path."""
@@ -41,7 +43,7 @@ def write_compress_page(path: str | Path, *, run: str, record: Mapping[str, Any]
         kinds=[(one["name"], KINDS.get(one["name"], ""), one["bundle"]) for one in variants],
         cases=next((one["comparison"]["cases"] for one in variants if one.get("comparison")), 0),
         patients=next((one["comparison"]["patients"] for one in variants if one.get("comparison")), 0),
-        runtime=", ".join(sorted({str(one["runtime"]) for one in variants})),
+        runtime=" and ".join(sorted({RUNTIMES[one["runtime"]] for one in variants})),
         cores=record["cores"],
     )
 

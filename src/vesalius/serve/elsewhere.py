@@ -1,4 +1,4 @@
-"""A verb that another Python does: the converters for telephones want older libraries than Vesalius has beside it.
+"""A verb that another Python does: the converters for mobile devices want older libraries than Vesalius has beside it.
 
 ``make mobile`` builds that environment. Where this process cannot import a converter, the same verb runs there, with
 the same options; its progress, its result and its error come back as if it had run here.

@@ -42,6 +42,10 @@ CROPS = ("none", "foreground", "center_square")
 FITS = ("stretch", "pad", "crop", "place")
 STORAGE = {"uint8": torch.uint8, "uint16": torch.uint16, "int16": torch.int16, "float32": torch.float32}
 _RANGE = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0), "int16": (-32768.0, 32767.0), "float32": (0.0, 1.0)}
+# Shrinking by simple ratios gives many values of exactly n + 1/2. Where they go must not depend on the order of a sum,
+# or another program than this one (an exported graph) rounds some of them the other way: a little less than a half
+# rounds up, by far more than any sum is off.
+_HALF = 0.5 + 2.0**-10
 # ITU-R BT.601, as Pillow and OpenCV turn colour into grey.
 _LUMINANCE = (0.299, 0.587, 0.114)
 # Float values held at once while a stack is resized: 64 MB.
@@ -232,7 +236,7 @@ class Preprocess(nn.Module):
             if (bottom, top) != (low, high):
                 x = (x - bottom) * ((high - low) / (top - bottom)) + low
             x = x.clamp(low, high)
-        return x if self._spec["storage"] == "float32" else x.round().clamp(low, high)
+        return x if self._spec["storage"] == "float32" else torch.floor(x + _HALF).clamp(low, high)
 
 
 def _to_channels(x: Tensor, channels: int) -> Tensor:
