@@ -54,7 +54,7 @@ def prune(bundle: Bundle, *, keep: float) -> Pruned:
     UsageError
         If `keep` is not between 0 and 1, or the network cannot be made that small.
     MissingExtra
-        Without ``vesalius[compress]``.
+        Without ``vesalius[prune]``.
     """
     if not 0 < keep < 1:
         raise UsageError(f"--keep {keep:g}: pruning keeps a part of the operations between 0 and 1, for example 0.5")
@@ -94,7 +94,7 @@ def operations(network: nn.Module, example: Tensor) -> float:
 
 def _without(network: nn.Module, example: Tensor, ratio: float) -> nn.Module:
     """A copy of the network without the part `ratio` of the channels of every layer."""
-    library: Any = extra("torch_pruning", group="compress", purpose="structured pruning")
+    library: Any = extra("torch_pruning", group="prune", purpose="structured pruning")
     small, plain = copy.deepcopy(network), _traceable(network)
     two = example.expand(2, *example.shape[1:])
     width = min(shape[0] for shape in shapes_of(plain).values() if len(shape) > 2)

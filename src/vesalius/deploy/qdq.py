@@ -128,7 +128,7 @@ def joined(model: Any) -> Any:
     made, stored = producers(found), {tensor.name: tensor for tensor in found.graph.initializer}
     nodes: list[Any] = []
     for node in found.graph.node:
-        sources = [_source(name, made) for name in node.input] if node.op_type == "Concat" else []
+        sources: list[Any] = [_source(name, made) for name in node.input] if node.op_type == "Concat" else []
         if None in sources or len({_grid(one, stored) for one in sources}) != 1:
             nodes.append(node)
             continue
@@ -166,7 +166,9 @@ def _source(name: str, made: dict[str, Any]) -> Any:
     node = made.get(name)
     while node is not None and node.op_type in _CARRIERS:
         node = made.get(node.input[0])
-    return node if _is(node, "DequantizeLinear") and len(node.input) == 3 else None
+    if node is None or node.op_type != "DequantizeLinear" or len(node.input) != 3:
+        return None
+    return node
 
 
 def trimmed(model: Any) -> Any:

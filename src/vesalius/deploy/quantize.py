@@ -36,7 +36,7 @@ from vesalius.predict.graph_network import GraphNetwork
 
 Arrays = Sequence[NDArray[np.float32]]
 
-MOST_FLOAT = 0.25
+MOST_FLOAT = 0.15
 """Largest part of the multiplications that stays in float32: beyond it a network is hardly faster than before."""
 
 # Layers with a smaller part of the multiplications are not quantised: it would gain nothing.
@@ -205,7 +205,7 @@ class _Member:
         after = before
         if not before <= self.tolerance:
             order, sensitivity = self._sensitivity(layers)
-            kept, after = self._chosen(order, before)
+            kept, after = self._chosen(_worth_keeping(order, sensitivity), before)
         graph = self._graph(kept)
         self._confirmed(graph, after)
         return _Made(graph, tuple(layer.name for layer in kept), sensitivity, (before, after))
@@ -262,16 +262,8 @@ class _Member:
         order = sorted(range(len(groups)), key=lambda place: -alone[place])
         return [groups[place] for place in order], found
 
-    def _chosen(self, order: list[list[Layer]], before: float) -> tuple[list[Layer], float]:
-        """The fewest of the most sensitive layers that bring the deviation down to the tolerance, and what it is."""
-        whole = sum(layer.operations for group in order for layer in group)
-        kept: list[list[Layer]] = []
-        spent = 0.0
-        for group in order:
-            cost = sum(layer.operations for layer in group)
-            if spent + cost <= MOST_FLOAT * whole:
-                kept.append(group)
-                spent += cost
+    def _chosen(self, kept: list[list[Layer]], before: float) -> tuple[list[Layer], float]:
+        """The first of the layers `kept` that bring the deviation down to the tolerance, and what it is then."""
         tried = {0: before}
 
         def deviation(count: int) -> float:
@@ -308,6 +300,24 @@ class _Member:
                 f"the int8 network deviates by {other:.2g} of its spread in ONNX Runtime, but by {deviation:.2g} in "
                 "OpenVINO; it is not used: keep the float32 bundle"
             )
+
+
+def _worth_keeping(order: list[list[Layer]], sensitivity: dict[str, float]) -> list[list[Layer]]:
+    """Those of `order` that disturb more than their part of the work, together at most `MOST_FLOAT` of it.
+
+    A layer that does most of the harm is kept whatever it costs: the network would be useless.
+    """
+    work = sum(layer.operations for group in order for layer in group) or 1.0
+    harm = sum(value**2 for value in sensitivity.values())
+    kept: list[list[Layer]] = []
+    spent = 0.0
+    for group in order:
+        part = sum(layer.operations for layer in group) / work
+        blame = sensitivity[_label(group)] ** 2 / max(harm, 1e-30)
+        if blame > max(part, 0.5) or (spent + part <= MOST_FLOAT and blame > part):
+            kept.append(group)
+            spent += part
+    return kept
 
 
 def _label(group: Sequence[Layer]) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -19,7 +18,7 @@ from vesalius.core.extras import extra
 from vesalius.deploy.onnx_out import _quiet as quiet
 from vesalius.deploy.prune import example_input, operations
 from vesalius.models.segmenters import fold_batchnorm
-from vesalius.predict.bundle import Bundle
+from vesalius.predict.bundle import Bundle, learned_values
 
 _BATCH = 32
 
@@ -57,25 +56,15 @@ def weigh(bundle: Bundle, folder: Path, *, like: dict[str, Any] | None = None) -
     if like is not None:
         return costs | {name: like[name] for name in ("parameters", "operations")}
     return costs | {
-        "parameters": learned(bundle),
+        "parameters": learned_values(bundle.members),
         "operations": passes * sum(operations(network, example) for network in bundle.networks()),
     }
-
-
-def learned(bundle: Bundle) -> int:
-    """Learned values of all networks; running statistics are none."""
-    return sum(
-        int(np.prod(value.shape))
-        for member in bundle.members
-        for name, value in member.items()
-        if "running_" not in name and "num_batches" not in name
-    )
 
 
 def _graphs(bundle: Bundle, example: torch.Tensor, place: Path) -> list[Path]:
     """One ONNX file per network."""
     found = []
-    graphs = getattr(bundle, "graphs", None) or [
+    graphs = bundle.graphs or [
         network_graph(fold_batchnorm(network).eval(), example, free=bundle.task == "classify")
         for network in bundle.networks()
     ]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,16 @@ class Bundle:
                 for mine, theirs in zip(self.members, other.members, strict=True)
             )
         )
+
+
+def learned_values(members: Sequence[Mapping[str, Tensor]]) -> int:
+    """Learned numbers of all networks, given as state dicts; running statistics are none."""
+    return sum(
+        int(value.numel())
+        for member in members
+        for name, value in member.items()
+        if "running_" not in name and "num_batches" not in name
+    )
 
 
 def find_bundle(path: str | Path) -> Path:

@@ -61,7 +61,7 @@ class GraphNetwork(nn.Module):
         if torch.onnx.is_in_onnx_export():
             sides = x.shape[2:] if self.dense else ()
             shape = [x.shape[0], self.outputs, *sides]
-            what = {"member": self.number}
+            what: Any = {"member": self.number}
             return torch.onnx.ops.symbolic("::".join(PLACEHOLDER), (x,), what, dtype=x.dtype, shape=shape, version=1)
         values = x.detach().to("cpu", torch.float32).contiguous().numpy()
         return torch.from_numpy(self.compute(values)).to(x.device)

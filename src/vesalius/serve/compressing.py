@@ -18,13 +18,13 @@ from vesalius.data.cohort import assembled_before
 from vesalius.data.manifest import Manifest
 from vesalius.data.prepare import prepare
 from vesalius.deploy.prune import prune
-from vesalius.deploy.weigh import learned, weigh
+from vesalius.deploy.weigh import weigh
 from vesalius.evaluate.compare import compare
 from vesalius.evaluate.decision import Decision
 from vesalius.evaluate.segment_compare import compare_segments
 from vesalius.evaluate.segment_table import read_segment_table
 from vesalius.evaluate.table import read_table
-from vesalius.predict.bundle import Bundle
+from vesalius.predict.bundle import Bundle, learned_values
 from vesalius.predict.device import pick_device
 from vesalius.report.compress_page import write_compress_page
 from vesalius.serve import again, calibrating, segment_again
@@ -120,7 +120,7 @@ def _plan(
     if wish.to == "student":
         if not 0 < keep < 1:
             raise UsageError(f"--keep {keep:g}: a student has a part of the learned values, for example 0.25")
-        limit = int(keep * learned(bundle))
+        limit = int(keep * learned_values(bundle.members))
         made = student_plan(teacher, source, limit=limit, count=lambda model: _count(bundle, model), settings=settings)
     else:
         progress.say("pruning")

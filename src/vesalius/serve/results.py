@@ -30,7 +30,7 @@ from vesalius.evaluate.study import Study, study
 from vesalius.evaluate.table import build_table, write_table
 from vesalius.io.open import open_image
 from vesalius.measure.calibration import fit_temperature
-from vesalius.predict.bundle import Bundle
+from vesalius.predict.bundle import Bundle, learned_values
 from vesalius.predict.cohort import Item, Outcome
 from vesalius.predict.device import pick_device
 from vesalius.predict.forward import Forward
@@ -295,16 +295,6 @@ def bundle_facts(plan: Plan, cohort: Cohort, metrics: Mapping[str, Any]) -> dict
         "patient_source": cohort.manifest.patient_source,
         "leakage_allowed": cohort.leaked,
     }
-
-
-def learned_values(members: Sequence[Mapping[str, Any]]) -> int:
-    """Learned numbers of all networks; running statistics are none."""
-    return sum(
-        int(np.prod(value.shape))
-        for member in members
-        for name, value in member.items()
-        if "running_" not in name and "num_batches" not in name
-    )
 
 
 def run_card(folder: RunFolder, plan: Plan, cohort: Cohort, bundle: Bundle, *, seen_as: str) -> dict[str, Any]:
