@@ -8,9 +8,6 @@ from typing import Any
 from vesalius.core.errors import PlanError, UsageError
 from vesalius.core.plan import Plan
 
-# A network that is pruned has learned already; large steps would only undo that.
-_PRUNED_RATE = 0.5
-
 Count = Callable[[Mapping[str, Any]], int]
 """Learned values of the network of a section ``model``."""
 
@@ -40,12 +37,15 @@ def student_plan(teacher: Plan, source: str, *, limit: int, count: Count, settin
 
 
 def pruned_plan(teacher: Plan, source: str, start: str, widths: Mapping[str, Any], settings: Mapping[str, Any]) -> Plan:
-    """The plan of a run, for its pruned network: trained again from what pruning left, imitating the run's bundle."""
+    """The plan of a run, for its pruned network: trained again from what pruning left, imitating the run's bundle.
+
+    With the learning rate of the run: pruned at once, a network answers nothing any more and has much to learn again (at half
+    of the rate a U-Net lost a structure that it kept at the whole one).
+    """
     made = _again(teacher)
     made.decide("model.widths", dict(widths), "what structured pruning left")
     made.decide("start.weights", start, "the weights that pruning left")
     made.decide("distill.teacher", source, "the pruned network learns what the whole one answers")
-    made.decide("optim.lr", _PRUNED_RATE * float(teacher["optim.lr"]), "the weights are trained already")
     made.overrule(settings)
     return made
 
