@@ -39,8 +39,8 @@ def student_plan(teacher: Plan, source: str, *, limit: int, count: Count, settin
 def pruned_plan(teacher: Plan, source: str, start: str, widths: Mapping[str, Any], settings: Mapping[str, Any]) -> Plan:
     """The plan of a run, for its pruned network: trained again from what pruning left, imitating the run's bundle.
 
-    With the learning rate of the run: pruned at once, a network answers nothing any more and has much to learn again (at half
-    of the rate a U-Net lost a structure that it kept at the whole one).
+    With the learning rate of the run: pruned at once, a network answers nothing any more and has much to learn again
+    (at half of the rate a U-Net lost a structure that it kept at the whole one).
     """
     made = _again(teacher)
     made.decide("model.widths", dict(widths), "what structured pruning left")
