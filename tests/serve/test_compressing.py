@@ -76,6 +76,23 @@ def test_a_pruned_network_has_half_of_the_operations(films):
     assert not again.same_as(Bundle.load(films / "compressed" / "pruned" / "start"))  # it was trained again
 
 
+def test_int8_is_a_bundle_like_any_other(films, tiny_films, tmp_path):
+    pytest.importorskip("nncf")
+    found = jobs.compress(films, to="int8", device="cpu", workers=1)
+    variant = checked(found, films, "int8")
+    assert variant["parameters"] == found["original"]["parameters"]
+    home = films / "compressed" / "int8"
+    assert Bundle.load(home).arithmetic == "int8"
+    metrics = json.loads((home / "report" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["metrics"]["auroc"]["value"] == pytest.approx(variant["metrics"]["auroc"])
+    assert json.loads((home / "sensitivity.json").read_text(encoding="utf-8"))["deviation"][1] < 0.5
+    one = next(tiny_films.rglob("*.png"))
+    assert not jobs.predict(home, one, out=tmp_path / "said", device="cpu", workers=1).failed
+    record = jobs.export(home, out=tmp_path / "model.onnx", cases=5)
+    assert record["accepted"]
+    assert record["arithmetic"] == "int8"
+
+
 def test_what_cannot_be_compressed_gets_one_line(films, tmp_path):
     with pytest.raises(UsageError, match="int8, pruned, student"):
         jobs.compress(films, to="tiny")

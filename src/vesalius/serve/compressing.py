@@ -187,6 +187,7 @@ def _quantised(parent: RunFolder, target: Path, wish: Wish, progress: Progress) 
         {"schema": SCHEMA, "kept_float": list(found.kept), "deviation": list(found.deviation),
          "layers": dict(found.sensitivity)},
     )  # fmt: skip
+    shutil.copyfile(parent.cohort, target / parent.cohort.name)  # its test cases are those to accept exports on
     _judge(parent, target, small, manifest, wish, progress)
 
 
