@@ -229,16 +229,18 @@ def report(parent: RunFolder, target: Path, name: str, progress: Progress) -> di
     known = json.loads(path.read_text(encoding="utf-8"))["variants"] if path.is_file() else []
     bundle = Bundle.load(parent.bundle)
     metrics = json.loads((parent.report / "metrics.json").read_text(encoding="utf-8"))
-    # Measured together, so that the ratio is of one moment of this machine.
+    # All are measured together, so that the ratios are of one moment of this machine.
     progress.say("measuring time and memory")
     whole = {"name": "original", "bundle": str(parent.bundle), **weigh(bundle, parent.bundle)}
     whole["metrics"] = {key: entry["value"] for key, entry in metrics["metrics"].items()}
-    small = Bundle.load(target / "bundle")
-    like = whole if name == "int8" else None
-    variant = {"name": name, "bundle": str(target / "bundle"), **weigh(small, target / "bundle", like=like)}
+    variant = {"name": name, "bundle": str(target / "bundle"), **_weighed(target / "bundle", name, whole)}
     variant["comparison"] = _comparison(parent, target, bundle, metrics["split"])
     variant["metrics"] = {key: entry["second"] for key, entry in variant["comparison"]["metrics"].items()}
-    others = [one for one in known if one["name"] not in ("original", name)]
+    others = [
+        {**one, **_weighed(Path(one["bundle"]), one["name"], whole)}
+        for one in known
+        if one["name"] not in ("original", name) and Path(one["bundle"]).is_dir()
+    ]
     order = [whole, *sorted([*others, variant], key=lambda one: KINDS.index(one["name"]))]
     metric = next(key for key in _FIRST[bundle.task] if variant["metrics"].get(key) is not None)
     record = {"schema": SCHEMA, "run": parent.root.name, "task": bundle.task, "split": metrics["split"],
@@ -246,6 +248,11 @@ def report(parent: RunFolder, target: Path, name: str, progress: Progress) -> di
     write_json(path, record)
     page = write_compress_page(home / "index.html", run=parent.root.name, record=record)
     return {**variant, "original": whole, "metric": metric, "page": str(page), "record": str(path)}
+
+
+def _weighed(folder: Path, name: str, whole: dict[str, Any]) -> dict[str, Any]:
+    """What a variant costs; int8 has as many learned values and operations as the run."""
+    return weigh(Bundle.load(folder), folder, like=whole if name == "int8" else None)
 
 
 def _comparison(parent: RunFolder, target: Path, bundle: Bundle, split: str) -> dict[str, Any]:
