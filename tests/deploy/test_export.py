@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from vesalius.core.errors import AcceptanceError, UsageError
 from vesalius.core.labels import Labels
-from vesalius.deploy import runner
+from vesalius.deploy import run_masks, runner
 from vesalius.deploy.artefact import Artefact
 from vesalius.deploy.graphs import AnySize
 from vesalius.deploy.onnx_out import write_onnx
@@ -142,7 +142,7 @@ def test_volumes_come_back_on_the_grid_of_the_file(kind, labels, options, make_s
     assert record["accepted"]
     artefact = Artefact(record["path"])
     scan = runner.read(path)
-    mask = runner.segment(artefact.call, artefact.contract, scan)
+    mask = run_masks.segment(artefact.call, artefact.contract, scan)
     wanted = SegmentPredictor.load(folder, device="cpu", backend="torch")(path).values
     assert mask.shape == wanted.shape
     assert (mask == wanted).mean() > 0.999
@@ -184,7 +184,7 @@ def test_post_processing_of_the_runner(smooth):
             {"label": None, "keep": "largest"},
         ):
             mine = mask.copy()
-            runner.clean(mine, step, 1.5)
+            run_masks.clean(mine, step, 1.5)
             np.testing.assert_array_equal(mine, apply_steps(mask, [step], np.array([1.5, 1, 1])[: len(shape)]))
 
 
@@ -350,7 +350,7 @@ def test_pictures_come_back_in_their_own_size(channels, make_segmenter, smooth, 
     for k, shape in enumerate([(40, 52), (17, 33)]):
         path = tmp_path / f"p{k}.png"
         Picture.fromarray(smooth(shape if channels == 1 else (*shape, 3), seed=k).astype(np.uint8)).save(path)
-        found = runner.segment(artefact.call, artefact.contract, runner.read(path))
+        found = run_masks.segment(artefact.call, artefact.contract, runner.read(path))
         wanted = model(path).values
         assert found.shape == wanted.shape == shape
         assert (found == wanted).mean() > 0.999

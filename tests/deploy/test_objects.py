@@ -40,7 +40,7 @@ def test_objects_are_those_of_the_compiled_decoder(shape, seed):
         "min_size": float(draw.choice([0, 5, 20])),
         "smooth": float(draw.choice([0, 1, 2])),
     }
-    mine = run_objects.decode(maps, rule, runner.components)
+    mine = run_objects.decode(maps, rule)
     wanted = decode_instances(*maps, **rule)
     assert mine.max() == wanted.max()
     # The Gaussians differ in the last bits; a step of 1 / 4095 may order two voxels otherwise.
@@ -52,7 +52,7 @@ def test_holes_of_one_object_are_filled_and_those_between_two_are_not():
     labels[1:9, 1:9], labels[3:6, 3:6] = 1, 0
     labels[1:9, 11:15], labels[1:9, 15:19], labels[4:6, 14:16] = 2, 3, 0
     labels[10:12, 20:24], labels[11, 21:23] = 4, 0  # open to the edge of the picture
-    filled = run_objects.filled(labels, runner.components)
+    filled = run_objects.filled(labels)
     assert (filled[3:6, 3:6] == 1).all()
     assert (filled[4:6, 14:16] == 0).all()
     assert (filled[11, 21:23] == 0).all()
@@ -70,7 +70,7 @@ def test_exported_models_of_objects_give_the_bundles_objects(diameters, make_seg
     for k, shape in enumerate([(50, 64), (33, 90)]):
         path = tmp_path / f"p{k}.png"
         Picture.fromarray(smooth(shape, seed=k).astype(np.uint8)).save(path)
-        found, wanted = runner.segment(artefact.call, artefact.contract, runner.read(path)), model(path).values
+        found, wanted = run_objects.find(artefact.call, artefact.contract, runner.read(path)), model(path).values
         many += int(wanted.max())
         assert found.shape == wanted.shape == shape
         assert ((found > 0) == (wanted > 0)).mean() > 0.999

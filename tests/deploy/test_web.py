@@ -33,7 +33,7 @@ from vesalius.core.geometry import Grid
 from vesalius.core.image import Image, Unit
 from vesalius.core.labels import Labels
 from vesalius.core.progress import Silent
-from vesalius.deploy import runner, web_check, web_out, web_runtime
+from vesalius.deploy import run_masks, runner, web_check, web_out, web_runtime
 from vesalius.deploy.chromium import Browser, find_browser
 from vesalius.deploy.onnx_out import write_onnx
 from vesalius.deploy.web_check import WebPage
@@ -564,7 +564,7 @@ def test_cleaning_is_that_of_the_runner(shape):
     )  # fmt: skip
     for step, mine in zip(steps, json.loads(done.stdout), strict=True):
         wanted = mask.copy()
-        runner.clean(wanted, step, 1.5)
+        run_masks.clean(wanted, step, 1.5)
         np.testing.assert_array_equal(np.reshape(mine, shape), wanted, err_msg=str(step))
 
 

@@ -15,7 +15,7 @@ from vesalius.core.errors import AcceptanceError, DataError
 from vesalius.core.image import Image
 from vesalius.core.prediction import ClassScores
 from vesalius.core.version import __version__
-from vesalius.deploy import mobile_runner, runner
+from vesalius.deploy import mobile_runner, run_masks, run_objects, runner
 from vesalius.deploy.artefact import MOBILE, Artefact
 from vesalius.deploy.mobile import check_contract
 from vesalius.measure.instances import instance_scores
@@ -163,7 +163,8 @@ def _apart(found: dict[str, Any], wanted: ClassScores) -> float:
 
 def _masks(artefact: Artefact, model: Any, image: Image, scan: runner.Scan) -> dict[str, Any]:
     begin = time.perf_counter()
-    found = runner.segment(artefact.call, artefact.contract, scan)
+    find = run_objects.find if artefact.contract["decide"] == "objects" else run_masks.segment
+    found = find(artefact.call, artefact.contract, scan)
     ms = (time.perf_counter() - begin) * 1e3
     return {**_overlap(found, model, image), "ms": round(ms, 3)}
 

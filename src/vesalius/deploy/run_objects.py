@@ -1,24 +1,50 @@
-"""Single objects from the maps of an exported model: the part of ``run.py`` that such models need, beside it.
+"""Single objects from the maps of an exported model.
 
-Needs Python and numpy. Maxima of depth that stand high enough above their saddles become seeds, the foreground is
-flooded from them with the places between objects last, holes are filled, small objects go. Loops over voxels are plain
-Python: a second or two for a picture of a million pixels, longer for volumes.
+A part of ``run.py``, see `vesalius.deploy.one_file`; it needs Python and numpy. Maxima of depth that stand high enough
+above their saddles become seeds, the foreground is flooded from them with the places between objects last, holes are
+filled, small objects go. Loops over voxels are plain Python: a second or two for a picture of a million pixels, longer
+for volumes.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-Array = Any
+from vesalius.deploy.run_masks import Case, components, tiles
+from vesalius.deploy.runner import ANSWERS, Array, Call, Contract, Scan
+
 LEVELS = 4095  # heights are whole steps, so that rounding decides nothing
 TOLERANCE, SCALES = 1.15, (0.2, 5.0)
 
 
-def decode(maps: Array, rule: dict[str, float], components: Callable[[Array, int], Array]) -> Array:
+def find(call: Call, contract: Contract, scan: Scan) -> Array:
+    """The objects ``(*S)`` on the grid of the file, numbered from 1.
+
+    Pictures whose objects are much larger or smaller than those of training are looked at again in the size of those.
+    """
+    case = Case(contract, scan)
+    found = objects(call, contract, case)
+    scale = better_scale(found, contract.get("diameters"), float(contract["conform"].get("scale") or 1.0))
+    if scale is not None and contract["conform"].get("spacing_mm") is None:
+        case = Case({**contract, "conform": {**contract["conform"], "scale": scale}}, scan)
+        found = objects(call, contract, case)
+    return case.turned_back(enlarged(found, case.cut)[None])[0]
+
+
+ANSWERS["objects"] = find
+
+
+def objects(call: Call, contract: Contract, case: Case) -> Array:
+    """Single objects ``(*S)`` on the grid that the network sees."""
+    maps = 1 / (1 + np.exp(-np.clip(tiles(call, contract, case), -30, 30)))
+    return decode(maps.astype(np.float32), contract["decode"])
+
+
+def decode(maps: Array, rule: dict[str, float]) -> Array:
     """Objects ``(*S)`` int32 from foreground, inner distance and border ``(3, *S)`` in 0..1, numbered as they come."""
     foreground, depth, close = maps[0], maps[1].clip(0, 1), maps[2].clip(0, 1)
     hills = smoothed(depth * (1 - np.float32(0.5) * close), rule["smooth"])
@@ -37,7 +63,7 @@ def decode(maps: Array, rule: dict[str, float], components: Callable[[Array, int
     flood(ground, open_, labels, near)
     flood(ground, open_, labels, far)  # voxels that hang on their object by a corner
     found = np.array(labels, np.int32).reshape(shape)[(slice(1, -1),) * foreground.ndim]
-    found = filled(found, components)
+    found = filled(found)
     return renumbered(found, np.bincount(found.reshape(-1)) >= rule["min_size"])
 
 
@@ -126,7 +152,7 @@ def flood(relief: list[int], inside: list[bool], labels: list[int], near: list[i
                     queues[min(relief[there], level)].append(there)
 
 
-def filled(labels: Array, components: Callable[[Array, int], Array]) -> Array:
+def filled(labels: Array) -> Array:
     """Holes that a single object surrounds belong to it; those at the edge of the picture are none."""
     if not labels.any() or labels.all():
         return labels

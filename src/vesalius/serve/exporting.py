@@ -12,10 +12,11 @@ from vesalius.core.files import sha256, write_json
 from vesalius.core.progress import Progress
 from vesalius.data.manifest import Manifest
 from vesalius.data.truth import open_case_image
-from vesalius.deploy import mobile_runner, run_objects, runner
+from vesalius.deploy import mobile_runner
 from vesalius.deploy.accept import Trial, accept
 from vesalius.deploy.artefact import MOBILE, Artefact
 from vesalius.deploy.mobile import mobile_contract, write_executorch, write_litert
+from vesalius.deploy.one_file import write_runner
 from vesalius.deploy.onnx_out import write_onnx
 from vesalius.deploy.openvino_out import write_openvino
 from vesalius.io.open import open_image
@@ -75,9 +76,7 @@ def export_model(
     if to in MOBILE:
         shutil.copyfile(mobile_runner.__file__, path.with_name(MOBILE_RUNNER))
     if to == "onnx" or to in MOBILE:
-        shutil.copyfile(runner.__file__, path.with_name(RUNNER))
-        if artefact.contract.get("decide") == "objects":
-            shutil.copyfile(run_objects.__file__, path.with_name(Path(run_objects.__file__).name))
+        write_runner(artefact.contract, path.with_name(RUNNER))
     return {"path": str(path), "record": str(record_of(path)), **record}
 
 
