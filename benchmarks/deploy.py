@@ -12,6 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -92,31 +93,39 @@ def lighter(run: Path, kind: str, budget: str | None, force: bool) -> dict[str, 
 
 def show(rows: list[dict[str, Any]]) -> None:
     """Two tables as Markdown."""
-    print("| run | file | cases | compared | worst | allowed | ms a case | MB |\n|---|---|---|---|---|---|---|---|")
+    table("run | file | cases | compared | worst | allowed | ms a case | MB", EXPORTS, rows, _export_cells)
+    print()
+    table(
+        "run | form | metric: as trained, lighter, difference | time | in batches | size | operations | memory",
+        LIGHTER,
+        rows,
+        _lighter_cells,
+    )
+
+
+def table(head: str, kinds: Collection[str], rows: list[dict[str, Any]], cells: Callable[..., list[str]]) -> None:
+    """The rows of these kinds; of what failed the reason."""
+    columns = head.count("|") + 1
+    print(f"| {head} |\n|{'---|' * columns}")
     for row in rows:
-        if row["kind"] in EXPORTS:
-            if row["error"]:
-                print(f"| {row['run']} | {row['kind']} | {row['error']} | | | | | |")
-                continue
-            print(
-                f"| {row['run']} | {row['kind']} | {row['cases']} | {row['measure']} | {row['worst']:.2g} | "
-                f"{row['tolerance']} | {row['latency_ms']:.1f} | {row['bytes'] / 1e6:.2f} |"
-            )
-    print("\n| run | form | metric: as trained, lighter, difference | time | in batches | size | operations | memory |")
-    print("|---|---|---|---|---|---|---|---|")
-    for row in rows:
-        if row["kind"] in LIGHTER:
-            if row["error"]:
-                print(f"| {row['run']} | {row['kind']} | {row['error']} | | | | | |")
-                continue
-            told = "; ".join(
-                f"{name}: {one['first']:.4f}, {one['second']:.4f}, {one['difference']['value']:+.4f} "
-                f"({one['difference']['low']:+.4f} to {one['difference']['high']:+.4f})"
-                for name, one in row["metrics"].items()
-            )
-            names = ("latency_ms", "batch_ms", "bytes", "operations", "memory_bytes")
-            parts = [f"{row['ratios'][name]:.2f}x" if name in row["ratios"] else "" for name in names]
-            print(f"| {row['run']} | {row['kind']} | {told} | {' | '.join(parts)} |")
+        if row["kind"] in kinds:
+            found = [row["error"], *[""] * (columns - 3)] if row["error"] else cells(row)
+            print(f"| {' | '.join([row['run'], row['kind'], *found])} |")
+
+
+def _export_cells(row: dict[str, Any]) -> list[str]:
+    return [str(row["cases"]), row["measure"], f"{row['worst']:.2g}", str(row["tolerance"]),
+            f"{row['latency_ms']:.1f}", f"{row['bytes'] / 1e6:.2f}"]  # fmt: skip
+
+
+def _lighter_cells(row: dict[str, Any]) -> list[str]:
+    told = "; ".join(
+        f"{name}: {one['first']:.4f}, {one['second']:.4f}, {one['difference']['value']:+.4f} "
+        f"({one['difference']['low']:+.4f} to {one['difference']['high']:+.4f})"
+        for name, one in row["metrics"].items()
+    )
+    names = ("latency_ms", "batch_ms", "bytes", "operations", "memory_bytes")
+    return [told, *(f"{row['ratios'][name]:.2f}x" if name in row["ratios"] else "" for name in names)]
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from deploy_material import CUTS, dicom
 from PIL import Image as Picture
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -28,14 +29,7 @@ from vesalius.serve import jobs
 ORGANS = Labels(("background", "liver", "spleen"))
 BRATS = Labels(("whole", "core"), multilabel=True, regions=((1, 2), (2,)))
 
-FITS = {
-    "stretch": {},
-    "pad": {"fit": "pad"},
-    "crop": {"fit": "crop"},
-    "place": {"fit": "place"},
-    "square": {"crop": "center_square"},
-    "foreground": {"crop": "foreground"},
-    "threshold": {"crop": "foreground", "threshold": 100.0, "fit": "pad"},
+FITS = CUTS | {
     "window": {"window": [20.0, 180.0], "scale": {"low": 20.0, "high": 180.0}},
     "per image": {"normalise": {"kind": "per_image"}, "storage": "float32"},
 }
@@ -240,28 +234,8 @@ class TestReading:
 
     @pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
     def test_dicom(self, kind, tmp_path):
-        import pydicom
-        from pydicom.dataset import FileDataset, FileMetaDataset
-        from pydicom.sequence import Sequence
-
-        meta = FileMetaDataset()
-        meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
-        made = FileDataset(str(tmp_path / "x.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
-        made.SOPClassUID, made.SOPInstanceUID, made.Modality = "1.2.840.10008.5.1.4.1.1.7", "1.2.3", "OT"
-        made.PatientID, made.StudyInstanceUID, made.SeriesInstanceUID = "p", "1.2.4", "1.2.5"
-        inner = pydicom.Dataset()
-        inner.CodeValue = "T-1"
-        inner.is_undefined_length_sequence_item = True
-        made.ProcedureCodeSequence = Sequence([inner])
-        made["ProcedureCodeSequence"].is_undefined_length = True
-        made.Rows, made.Columns, made.SamplesPerPixel, made.PhotometricInterpretation = 7, 9, 1, kind
-        made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 16, 12, 11, 0
-        made.PixelSpacing = [0.5, 0.7]
         values = np.random.default_rng(0).integers(0, 4095, (7, 9)).astype(np.uint16)
-        made.PixelData = values.tobytes()
-        path = tmp_path / "x.dcm"
-        made.save_as(path, enforce_file_format=True)
+        path = dicom(tmp_path / "x.dcm", values, light=kind, PixelSpacing=[0.5, 0.7])
         wanted = open_image(path).pixels
         np.testing.assert_allclose(runner.read(path).values.reshape(wanted.shape), wanted)
 

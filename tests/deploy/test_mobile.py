@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from deploy_material import CUTS
 from PIL import Image as Picture
 from torch import nn
 
@@ -26,16 +27,7 @@ from vesalius.predict.predictor import Predictor
 from vesalius.serve import elsewhere, jobs
 from vesalius.transforms.preprocess import Preprocess
 
-FITS = {
-    "stretch": {},
-    "pad": {"fit": "pad"},
-    "crop": {"fit": "crop"},
-    "place": {"fit": "place"},
-    "square": {"crop": "center_square"},
-    "foreground": {"crop": "foreground"},
-    "threshold": {"crop": "foreground", "threshold": 100.0, "fit": "pad"},
-    "nothing above": {"crop": "foreground", "threshold": 1e6},
-}
+FITS = CUTS | {"nothing above": {"crop": "foreground", "threshold": 1e6}}
 
 
 def resize_of(spec):

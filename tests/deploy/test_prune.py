@@ -101,3 +101,10 @@ def test_channels_that_say_nothing_go_first():
 def test_a_part_that_is_none_is_refused(keep):
     with pytest.raises(UsageError, match="keep"):
         prune(CASES["lean"](), keep=keep)
+
+
+def test_operations_are_those_counted_by_hand():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, groups=4),
+                            nn.Flatten(), nn.Linear(16 * 4 * 5, 6))  # fmt: skip
+    by_hand = 8 * 10 * 12 * (3 * 9) + 16 * 4 * 5 * (2 * 9) + 320 * 6
+    assert operations(network.eval(), torch.zeros(1, 3, 10, 12)) == by_hand

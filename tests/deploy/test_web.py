@@ -19,12 +19,10 @@ import imagecodecs
 import nibabel as nib
 import numpy as np
 import onnx
-import pydicom
 import pytest
 import torch
+from deploy_material import dicom
 from PIL import Image as Picture
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.sequence import Sequence
 from scipy import ndimage
 
 from vesalius.cli.main import main
@@ -205,38 +203,6 @@ def test_broken_pictures_are_refused_in_one_line(tmp_path):
 
 
 # --- DICOM and NIfTI -------------------------------------------------------------------------------------------------
-
-
-def dicom(path, values, *, light="MONOCHROME2", syntax="1.2.840.10008.1.2.1", stored=12, **more):
-    """One secondary capture ``(Y, X)`` or ``(Y, X, 3)`` with nested sequences of undefined length."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = syntax
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
-    made = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    made.SOPClassUID, made.SOPInstanceUID, made.Modality = "1.2.840.10008.5.1.4.1.1.7", "1.2.3", "OT"
-    made.PatientID, made.StudyInstanceUID, made.SeriesInstanceUID = "p", "1.2.4", "1.2.5"
-    inner = pydicom.Dataset()
-    inner.CodeValue = "T-1"
-    inner.is_undefined_length_sequence_item = True
-    made.ProcedureCodeSequence = Sequence([inner])
-    made["ProcedureCodeSequence"].is_undefined_length = True
-    known = pydicom.Dataset()
-    known.CodeValue = "T-2"
-    made.RequestedProcedureCodeSequence = Sequence([known, known])
-    made.Rows, made.Columns = values.shape[:2]
-    made.SamplesPerPixel, made.PhotometricInterpretation = 1 if values.ndim == 2 else 3, light
-    bits = 8 * values.dtype.itemsize
-    made.BitsAllocated, made.BitsStored, made.HighBit = bits, min(bits, stored), min(bits, stored) - 1
-    made.PixelRepresentation = int(values.dtype.kind == "i")
-    if values.ndim == 3:
-        made.PlanarConfiguration = more.pop("planar", 0)
-        values = values.transpose(2, 0, 1) if made.PlanarConfiguration else values
-    for key, value in more.items():
-        setattr(made, key, value)
-    made.PixelData = values.tobytes() + b"\0" * (values.nbytes % 2)
-    made["PixelData"].VR = "OW" if bits > 8 else "OB"
-    made.save_as(path, enforce_file_format=True)
-    return path
 
 
 @needs_node

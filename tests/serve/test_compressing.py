@@ -11,9 +11,11 @@ import pytest
 
 from vesalius.core.errors import FileError, PlanError, UsageError
 from vesalius.core.plan import Plan
+from vesalius.data.manifest import Manifest
 from vesalius.phantoms.layouts import write_tree
 from vesalius.predict.bundle import Bundle
 from vesalius.serve import jobs
+from vesalius.train.run import RunFolder
 
 QUICK = {"optim.max_steps": 6, "validate.every": 6}
 
@@ -54,6 +56,12 @@ def test_a_student_has_a_quarter_of_the_values_and_learns_from_the_run(films, ti
     found = jobs.compress(films, to="student", settings=QUICK, device="cpu", workers=1)
     small, whole = Bundle.load(films / "compressed" / "student"), Bundle.load(films)
     assert learned(small) <= learned(whole) / 4
+    cohorts = [
+        Manifest.from_parquet(RunFolder(root).cohort).frame for root in (films, films / "compressed" / "student")
+    ]
+    splits = [dict(zip(cohort["case_id"], cohort["split"], strict=True)) for cohort in cohorts]
+    assert splits[0] == splits[1]  # no test case of the run is one that the student learned from
+    assert set(splits[0].values()) >= {"train", "val", "test"}
     plan = Plan.read(films / "compressed" / "student" / "plan.yaml")
     assert plan["distill.teacher"] == str(films / "bundle")
     variant = checked(found, films, "student")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from vesalius.core.errors import AcceptanceError
 from vesalius.core.extras import extra
@@ -21,6 +22,7 @@ from vesalius.deploy.inline import with_networks
 from vesalius.predict.bundle import Bundle
 
 OPSET = 18
+PURPOSE = "export to ONNX"
 
 
 def write_onnx(bundle: Bundle, path: str | Path) -> Path:
@@ -35,38 +37,67 @@ def write_onnx(bundle: Bundle, path: str | Path) -> Path:
     AcceptanceError
         If the network cannot be captured; one line says why.
     """
-    purpose = "export to ONNX"
-    onnx: Any = extra("onnx", group="onnx", purpose=purpose)
-    extra("onnxscript", group="onnx", purpose=purpose)
-    contract, graph, given = contract_of(bundle), graph_of(bundle), examples(bundle)
-    try:
-        with warnings.catch_warnings(), _quiet(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program: Any = torch.onnx.export(
-                graph,
-                tuple(given.values()),
-                dynamo=True,
-                verbose=False,
-                opset_version=OPSET,
-                input_names=list(given),
-                output_names=list(contract["outputs"]),
-                dynamic_shapes=_free(bundle),
-            )
-    except Exception as error:  # the exporter has its own kinds of errors
-        raise AcceptanceError(
-            f"the network cannot be exported to ONNX: {' '.join(str(error).split())[:300]}"
-        ) from error
-    model = without_origin(program.model_proto)
+    contract, given = contract_of(bundle), examples(bundle)
+    model = captured(
+        graph_of(bundle), tuple(given.values()), inputs=given, outputs=contract["outputs"], free=_free(bundle)
+    )
     if bundle.graphs:
         model = with_networks(model, bundle.graphs)
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, json.dumps(contract)
-    onnx.checker.check_model(model)
+    extra("onnx", group="onnx", purpose=PURPOSE).checker.check_model(model)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as file:
         file.write(model.SerializeToString())
     return path
+
+
+def captured(
+    network: nn.Module, given: tuple[Any, ...], *, inputs: Iterable[str], outputs: Iterable[str], free: tuple[Any, ...]
+) -> Any:
+    """A network as an ONNX model, through torch's graph capture.
+
+    Parameters
+    ----------
+    given
+        One value for each of `inputs`. Axes that stay free are longer than 1 there: 1 would be taken for a constant.
+    free
+        For each input the axes that may have any length, ``{axis: torch.export.Dim.DYNAMIC}``, or None.
+
+    Raises
+    ------
+    MissingExtra
+        Without ``vesalius[onnx]``.
+    AcceptanceError
+        If the network cannot be captured; one line says why.
+    """
+    extra("onnx", group="onnx", purpose=PURPOSE)
+    extra("onnxscript", group="onnx", purpose=PURPOSE)
+    try:
+        with warnings.catch_warnings(), _quiet(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program: Any = torch.onnx.export(
+                network,
+                given,
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                dynamic_shapes=free,
+            )
+    except Exception as error:  # the exporter has its own kinds of errors
+        reason = " ".join(str(error).split())[:300]
+        raise AcceptanceError(f"the network cannot be exported to ONNX: {reason}") from error
+    return without_origin(program.model_proto)
+
+
+def captured_network(network: nn.Module, example: torch.Tensor, *, free: bool = True) -> Any:
+    """One network by itself, input ``x`` ``(B, C, *S)`` like the example, output ``logits``; `free`: with any B."""
+    given = torch.cat([example, example]) if free else example
+    axes = ({0: torch.export.Dim.DYNAMIC} if free else None,)
+    return captured(network.requires_grad_(False), (given,), inputs=["x"], outputs=["logits"], free=axes)
 
 
 def without_origin(model: Any) -> Any:

@@ -26,8 +26,7 @@ from torch import nn
 from vesalius.core.errors import AcceptanceError, MissingExtra, UsageError
 from vesalius.core.extras import extra
 from vesalius.core.progress import Progress, Silent
-from vesalius.deploy.onnx_out import OPSET, without_origin
-from vesalius.deploy.onnx_out import _quiet as quiet
+from vesalius.deploy.onnx_out import captured_network
 from vesalius.deploy.qdq import Layer, joined, quantised_layers, with_float
 from vesalius.models.segmenters import fold_batchnorm
 from vesalius.predict.backends import import_openvino, without_telemetry
@@ -188,7 +187,7 @@ class _Member:
         self.calibration, self.validation = calibration, validation
         self.tolerance, self.progress = tolerance, progress
         self.network = fold_batchnorm(network).eval().requires_grad_(False)
-        self.plain = _captured(self.network, calibration[0])
+        self.plain = captured_network(self.network, torch.from_numpy(calibration[0]))
 
     def quantise(self, number: int) -> _Made:
         """Quantise, measure, keep in float what must be kept."""
@@ -327,29 +326,6 @@ def _label(group: Sequence[Layer]) -> str:
 # ----------------------------------------------------------------------------------------------------------- libraries
 
 
-def _captured(network: nn.Module, example: NDArray[np.float32]) -> Any:
-    """The network by itself as an ONNX model, input ``x`` ``(B, C, *S)`` with any B, output ``logits``."""
-    x = torch.from_numpy(np.concatenate([example, example]))
-    try:
-        with warnings.catch_warnings(), quiet(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program: Any = torch.onnx.export(
-                network,
-                (x,),
-                dynamo=True,
-                verbose=False,
-                opset_version=OPSET,
-                input_names=["x"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-            )
-    except Exception as error:  # the exporter has its own kinds of errors
-        raise AcceptanceError(
-            f"the network cannot be exported to ONNX: {' '.join(str(error).split())[:300]}"
-        ) from error
-    return without_origin(program.model_proto)
-
-
 def _quantised(plain: Any, calibration: list[NDArray[np.float32]]) -> Any:
     """The model with pairs of QuantizeLinear and DequantizeLinear before its layers, and weights in int8."""
     library = _libraries()
@@ -369,8 +345,7 @@ def _quantised(plain: Any, calibration: list[NDArray[np.float32]]) -> Any:
             return library.quantize(
                 model,
                 library.Dataset(calibration, lambda value: {name: value}),
-                # Symmetric ranges: a U-Net takes half of the time of asymmetric ones, and deviates hardly more
-                # (0.025 and 0.021 of the spread; docs/compress.md).
+                # Symmetric ranges: a U-Net takes half of the time of asymmetric ones, and deviates hardly more.
                 preset=library.QuantizationPreset.PERFORMANCE,
                 subset_size=len(calibration),
                 model_type=library.ModelType.TRANSFORMER if attention else None,

@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
 
 from vesalius.core.errors import ResourceError
-from vesalius.core.extras import extra
-from vesalius.deploy.onnx_out import _quiet as quiet
+from vesalius.deploy.onnx_out import captured_network
 from vesalius.deploy.prune import example_input, operations
 from vesalius.models.segmenters import fold_batchnorm
 from vesalius.predict.bundle import Bundle, learned_values
@@ -63,31 +60,15 @@ def weigh(bundle: Bundle, folder: Path, *, like: dict[str, Any] | None = None) -
 
 def _graphs(bundle: Bundle, example: torch.Tensor, place: Path) -> list[Path]:
     """One ONNX file per network."""
-    found = []
     graphs = bundle.graphs or [
-        network_graph(fold_batchnorm(network).eval(), example, free=bundle.task == "classify")
+        captured_network(fold_batchnorm(network).eval(), example, free=bundle.task == "classify").SerializeToString()
         for network in bundle.networks()
     ]
+    found = []
     for number, graph in enumerate(graphs):
         found.append(place / f"member-{number}.onnx")
         found[-1].write_bytes(graph)
     return found
-
-
-def network_graph(network: nn.Module, example: torch.Tensor, *, free: bool) -> bytes:
-    """One network by itself as ONNX, from normalised input to logits; `free`: for batches of any length."""
-    purpose = "measuring a network"
-    extra("onnx", group="onnx", purpose=purpose)
-    extra("onnxscript", group="onnx", purpose=purpose)
-    given = torch.cat([example, example]) if free else example
-    shapes: Any = ({0: torch.export.Dim.DYNAMIC},) if free else None
-    with warnings.catch_warnings(), quiet(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        program: Any = torch.onnx.export(
-            network.requires_grad_(False), (given,), dynamo=True, verbose=False, dynamic_shapes=shapes
-        )
-    graph: bytes = program.model_proto.SerializeToString()
-    return graph
 
 
 def _alone(graph: Path, shape: list[int]) -> dict[str, Any]:

@@ -51,23 +51,33 @@ class McNemar:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
-    """Differences (second minus first) by metric, and the tests that apply."""
+class Paired:
+    """Two models on the same cases: numbers of both, and their differences (second minus first), by metric."""
 
     cases: int
     patients: int
     first: Mapping[str, float]
     second: Mapping[str, float]
     difference: Mapping[str, Estimate]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for a report."""
+        metrics = {
+            name: {"first": self.first[name], "second": self.second[name], "difference": found.to_json()}
+            for name, found in self.difference.items()
+        }
+        return {"schema": 1, "cases": self.cases, "patients": self.patients, "metrics": metrics}
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison(Paired):
+    """Two classifiers, with the tests that apply."""
+
     delong: Mapping[str, PairedAreas] = field(default_factory=dict)
     mcnemar: McNemar | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for a report."""
-        metrics = {
-            name: {"first": self.first[name], "second": self.second[name], "difference": estimate.to_json()}
-            for name, estimate in self.difference.items()
-        }
         tests: dict[str, Any] = {
             "delong": {
                 name: {
@@ -82,7 +92,7 @@ class Comparison:
         if self.mcnemar is not None:
             tests["mcnemar"] = {"only_first_right": self.mcnemar.only_first,
                                 "only_second_right": self.mcnemar.only_second, "p": self.mcnemar.p}  # fmt: skip
-        return {"schema": 1, "cases": self.cases, "patients": self.patients, "metrics": metrics, "tests": tests}
+        return {**super().to_json(), "tests": tests}
 
 
 def compare(

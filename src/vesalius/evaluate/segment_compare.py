@@ -11,31 +11,21 @@ import pandas as pd
 
 from vesalius.core.errors import DataError
 from vesalius.core.labels import Labels
+from vesalius.evaluate.compare import Paired
 from vesalius.evaluate.interval import Estimate, FloatArray, Patients, bootstrap
 from vesalius.evaluate.segment_study import Arrays, Means
 
 
 @dataclass(frozen=True, eq=False)
-class SegmentComparison:
-    """Numbers of both models and their differences (second minus first), by metric and by structure and metric."""
+class SegmentComparison(Paired):
+    """Two segmentation models; also the differences of every structure, by structure and metric."""
 
-    cases: int
-    patients: int
-    first: Mapping[str, float]
-    second: Mapping[str, float]
-    difference: Mapping[str, Estimate]
     per_class: Mapping[str, Mapping[str, Estimate]]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for a report, with the keys of `evaluate.compare.Comparison.to_json`."""
+        """Plain data for a report."""
         return {
-            "schema": 1,
-            "cases": self.cases,
-            "patients": self.patients,
-            "metrics": {
-                name: {"first": self.first[name], "second": self.second[name], "difference": found.to_json()}
-                for name, found in self.difference.items()
-            },
+            **super().to_json(),
             "per_class": {
                 label: {name: found.to_json() for name, found in metrics.items()}
                 for label, metrics in self.per_class.items()

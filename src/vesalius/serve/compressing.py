@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from vesalius.core.environment import available_cores, cache_folder
 from vesalius.core.errors import FileError, UsageError
 from vesalius.core.files import write_json
@@ -257,19 +259,20 @@ def _weighed(folder: Path, name: str, whole: dict[str, Any]) -> dict[str, Any]:
 
 def _comparison(parent: RunFolder, target: Path, bundle: Bundle, split: str) -> dict[str, Any]:
     """Differences of the lighter model on the cases that the run was judged on."""
-    table = target / "cases.parquet" if (target / "cases.parquet").is_file() else target / "report" / "cases.parquet"
+    beside = target / "cases.parquet"  # of a training; an int8 bundle has its table in the report
+    paths = (parent.cases, beside if beside.is_file() else target / "report" / "cases.parquet")
     if bundle.task == "segment":
-        tables = [read_segment_table(parent.cases), read_segment_table(table)]
-        first, second = (one[one["split"] == split] for one in tables) if target == table.parent else tables
-        first = first[first["split"] == split].assign(split="test")
-        return compare_segments(first, second.assign(split="test"), bundle.labels).to_json()
-    first = read_table(parent.cases, bundle.labels)
-    first = first[first["split"] == split].assign(split="test")
-    second = read_table(table, bundle.labels)
-    if table.parent == target:
-        second = second[second["split"] == split]
-    decisions = tuple(
-        Decision.from_json(json.loads((place / "report" / "metrics.json").read_text(encoding="utf-8"))["decision"])
-        for place in (parent.root, target)
+        first, second = (_judged(read_segment_table(path), split) for path in paths)
+        return compare_segments(first, second, bundle.labels).to_json()
+    first, second = (_judged(read_table(path, bundle.labels), split) for path in paths)
+    before, after = (
+        Decision.from_json(json.loads((root / "report" / "metrics.json").read_text(encoding="utf-8"))["decision"])
+        for root in (parent.root, target)
     )
-    return compare(first, second.assign(split="test"), bundle.labels, decisions=(decisions[0], decisions[1])).to_json()
+    return compare(first, second, bundle.labels, decisions=(before, after)).to_json()
+
+
+def _judged(table: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The cases of that part of the run; the table of a bundle that was judged on files holds no others."""
+    some = table[table["split"] == split]
+    return (some if len(some) else table).assign(split="test")
