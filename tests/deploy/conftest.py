@@ -42,10 +42,12 @@ def classifier(folder, *, dims=2, channels=1, members=1, names=("no", "maybe", "
     return folder
 
 
-def segmenter(folder, labels, *, dims=3, channels=1, members=1, norm="batch", spec=None, views=None, **inference):
-    """A saved bundle of segmentation whose classes all win somewhere."""
-    model = {"name": "unet", "features": [4, 8], "strides": [[1] * dims, [2] * dims], "patch": [16] * dims,
-             "norm": norm}  # fmt: skip
+def segmenter(
+    folder, labels, *, dims=3, channels=1, members=1, norm="batch", model=None, spec=None, views=None, **inference
+):
+    """A saved bundle of segmentation whose classes all win somewhere; `model`: another network than a small U-Net."""
+    model = model or {"name": "unet", "features": [4, 8], "strides": [[1] * dims, [2] * dims], "patch": [16] * dims}
+    model = {"norm": norm} | model
     states = []
     for seed in range(members):
         with torch.random.fork_rng(devices=[]):

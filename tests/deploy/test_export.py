@@ -316,6 +316,30 @@ def test_the_runner_needs_numpy_and_onnxruntime_only(make_segmenter, smooth, tmp
     assert said["voxels"] == {name: int((mask == k).sum()) for k, name in ((1, "liver"), (2, "spleen"))}
 
 
+NETWORKS = {
+    "dynunet": {"features": [8, 16, 16], "strides": [[1, 1], [2, 2], [2, 2]]},
+    "segresnet": {"width": 8},
+    "swinunetr": {"width": 12},
+    "deeplabv3plus:lean": {"width": 8},
+    "unet:resnet18": {"width": 8},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_other_networks_leave_as_well(name, make_segmenter, smooth, tmp_path):
+    if name in ("dynunet", "segresnet", "swinunetr"):
+        pytest.importorskip("monai")
+    model = {"name": name, "patch": [64, 64], **NETWORKS[name]}
+    folder = make_segmenter(tmp_path / "bundle", ORGANS, dims=2, model=model)
+    artefact = Artefact(write_onnx(Bundle.load(folder), tmp_path / "model.onnx"))
+    path = tmp_path / "p.png"
+    Picture.fromarray(smooth((70, 90)).astype(np.uint8)).save(path)
+    found = run_masks.segment(artefact.call, artefact.contract, runner.read(path))
+    wanted = SegmentPredictor.load(folder, device="cpu", backend="torch")(path).values
+    assert len(np.unique(wanted)) > 1
+    assert (found == wanted).mean() > 0.999
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_come_back_in_their_own_size(channels, make_segmenter, smooth, tmp_path):
     folder = make_segmenter(tmp_path / "bundle", ORGANS, dims=2, channels=channels, spec={"scale": 0.8})

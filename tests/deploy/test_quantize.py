@@ -97,6 +97,16 @@ def test_a_classifier(dims, make_classifier, inputs, tmp_path):
     np.testing.assert_allclose(logits(small, x[2:3])[0], logits(small, x)[0][2:3], atol=1e-5)
 
 
+def test_attention(make_segmenter, inputs, tmp_path):
+    pytest.importorskip("monai")
+    model = {"name": "swinunetr", "width": 12, "patch": [64, 64]}
+    bundle = Bundle.load(make_segmenter(tmp_path / "float", ORGANS, dims=2, model=model))
+    found = quantize(bundle, inputs(bundle, 8), inputs(bundle, 3, seed=50), tolerance=0.5)
+    assert len(int8_weights(found.bundle.graphs[0])) > 30
+    x = np.concatenate(inputs(bundle, 2, seed=80))
+    assert 0 < apart(logits(found.bundle, x)[0], logits(bundle, x)[0]) < 0.5
+
+
 def test_it_is_saved_read_and_predicts(make_classifier, inputs, smooth, tmp_path):
     bundle = Bundle.load(make_classifier(tmp_path / "float", members=2))
     small = quantize(bundle, inputs(bundle, 12), tolerance=0.5).bundle

@@ -1,4 +1,4 @@
-"""Whole trainings of the rarer questions: overlapping regions, voxels without a verdict, a hundred labels."""
+"""Whole trainings of rarer questions and networks: regions, voxels without a verdict, a hundred labels, MONAI's."""
 
 import json
 
@@ -9,7 +9,7 @@ import pytest
 from segment_material import QUICK
 
 from vesalius.phantoms.layouts import write_tree
-from vesalius.predict.bundle import Bundle
+from vesalius.predict.bundle import Bundle, learned_values
 from vesalius.serve import jobs
 
 MANY = 100
@@ -81,3 +81,30 @@ def test_a_hundred_labels(tmp_path):
     assert masks
     assert max(mask.max() for mask in masks) <= MANY
     assert done.report.stat().st_size < 20_000_000
+
+
+NETWORKS = {
+    "dynunet": {"model.features": [4, 8, 8], "model.strides": [[1] * 3, [2] * 3, [2] * 3]},
+    "segresnet": {"model.width": 8},
+    "swinunetr": {"model.width": 12, "model.patch": [64, 64, 64], "optim.batch_size": 1},
+    "unet:lean": {"model.width": 4},
+    "deeplabv3plus:lean": {"model.width": 4},
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_other_networks_from_images_to_a_file(name, tmp_path):
+    if ":" not in name:
+        pytest.importorskip("monai")
+    root = write_tree("solid", tmp_path / "data", layout="nnunet", cases=8, seed=1, size=20)
+    plain = {key: value for key, value in QUICK.items() if not key.startswith("model.") or key == "model.patch"}
+    settings = {**plain, "model.name": name, "optim.max_steps": 2, "validate.every": 2, **NETWORKS[name]}
+    done = jobs.train(root, out=tmp_path / "run", task="segment", settings=settings, device="cpu", workers=1)
+    bundle = Bundle.load(done.run)
+    assert bundle.model["name"] == name
+    names = [f"{value.data_ptr()}:{tuple(value.shape)}" for value in bundle.members[0].values() if value.numel()]
+    assert len(set(names)) == len(names)
+    learned = sum(value.numel() for value in bundle.networks()[0].parameters())
+    assert learned_values(bundle.members) == learned
+    if name != "swinunetr":  # half a minute in three dimensions; tests/deploy/test_export.py has it in two
+        assert jobs.export(done.run, cases=1)["accepted"]

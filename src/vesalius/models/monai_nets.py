@@ -99,6 +99,8 @@ def dynunet(
         deep_supervision=deep_supervision and heads > 0,
         deep_supr_num=max(1, heads),
     )
+    # Its tree of skips names the same layers once more; out of the register, so that a state holds them once.
+    net.__dict__["skip_layers"] = net._modules.pop("skip_layers")
     cells = 2 if style.norm == "instance" else 1
     return WrappedDynUNet(net, total_strides(strides)[-1], deep_supervision=deep_supervision, cells=cells)
 
@@ -147,4 +149,10 @@ def swinunetr(style: Style, inputs: int, outputs: int, *, width: int, deep_super
     # Its constructor reads values of a tensor, which the device `meta` does not have.
     with torch.device("cpu"):
         net = nets.SwinUNETR(inputs, outputs, feature_size=width, drop_rate=style.dropout, spatial_dims=style.dims)
+    # `Wrapped` has looked at the sides already. MONAI does so with numpy, which graph capture cannot follow.
+    net._check_input_size = _fits
     return Wrapped(net, (32,) * style.dims, deep_supervision=deep_supervision, cells=2)
+
+
+def _fits(sides: object) -> None:
+    """Whether the sides of an image can be halved often enough: asked before."""

@@ -228,12 +228,12 @@ class Bundle:
 
 
 def learned_values(members: Sequence[Mapping[str, Tensor]]) -> int:
-    """Learned numbers of all networks, given as state dicts; running statistics are none."""
+    """Learned numbers of all networks, given as state dicts; running statistics and tables of places are none."""
     return sum(
         int(value.numel())
         for member in members
         for name, value in member.items()
-        if "running_" not in name and "num_batches" not in name
+        if value.is_floating_point() and "running_" not in name
     )
 
 
