@@ -451,6 +451,7 @@ def _settle(
     """What highdicom takes from the clock, from chance, or from the source where the grid knows better."""
     from pydicom.valuerep import DSfloat
 
+    dataset.ContentCreatorName = ""  # type 2 in PS3.3 table 10-12: there, though nobody is named
     dataset.ContentDate = _known(first, facts.get("content_date"), _DATES, _NO_DATE)
     dataset.ContentTime = _known(first, facts.get("content_time"), _TIMES, _NO_TIME)
     for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
