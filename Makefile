@@ -17,8 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: all
 	$(BIN)/vesalius demo classify
 
+# One process a core, but no more than four: some tests train networks. A file stays in one process.
 test: all
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 check: lint types
 	$(BIN)/python -m pytest -m "not slow and not realdata"

@@ -333,7 +333,10 @@ def test_a_wrapped_network_returns_what_monai_returns(name, dims):
         free = SegResNet(dims, 8, 2, 3, blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1))
     else:
         free = SwinUNETR(2, 3, feature_size=12, spatial_dims=dims)
-    free.load_state_dict(network.net.state_dict(), strict=True)
+    odd = free.load_state_dict(network.net.state_dict(), strict=False)
+    # MONAI's tree of skips names the same layers once more.
+    assert all(name.startswith("skip_layers.") for name in odd.missing_keys)
+    assert odd.unexpected_keys == []
     x = images(patch_of(name, dims))
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(x), free.eval()(x))
