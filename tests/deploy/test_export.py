@@ -18,8 +18,10 @@ from vesalius.core.errors import AcceptanceError, UsageError
 from vesalius.core.labels import Labels
 from vesalius.deploy import run_masks, runner
 from vesalius.deploy.artefact import Artefact
+from vesalius.deploy.contract import SEAL_KEY
 from vesalius.deploy.graphs import AnySize
 from vesalius.deploy.onnx_out import write_onnx
+from vesalius.deploy.seal import BLANK, sealed
 from vesalius.io.open import open_image
 from vesalius.predict.bundle import Bundle
 from vesalius.predict.predictor import Predictor
@@ -262,8 +264,8 @@ def test_one_changed_weight_is_refused(make_classifier, smooth, tmp_path):
     with pytest.raises(AcceptanceError, match="is not the file that was accepted") as caught:
         jobs.export(folder, accept=tmp_path / "model.onnx", data=data)
     assert caught.value.exit_code == 6
-    (tmp_path / "model.onnx.accepted.json").unlink()  # without its record the answers themselves give it away
-    with pytest.raises(AcceptanceError, match="differs from its bundle"):
+    (tmp_path / "model.onnx.accepted.json").unlink()  # without its record the seal inside gives it away
+    with pytest.raises(AcceptanceError, match="was changed after it was exported"):
         jobs.export(folder, accept=tmp_path / "model.onnx", data=data)
 
 
@@ -276,6 +278,46 @@ def test_another_bundle_is_refused(make_classifier, smooth, tmp_path):
         Picture.fromarray(smooth((30, 40)).astype(np.uint8)).save(tmp_path / "data" / name / "a.png")
     with pytest.raises(AcceptanceError, match="other weights"):
         jobs.export(two, accept=tmp_path / "model.onnx", data=tmp_path / "data")
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_the_smallest_change_is_seen_without_the_record(to, make_classifier, smooth, tmp_path):
+    folder = make_classifier(tmp_path / "bundle")
+    for name in ("no", "yes"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        film = tmp_path / "data" / name / "a.png"
+        Picture.fromarray(smooth((30, 40)).astype(np.uint8)).save(film)
+    path = tmp_path / "out" / ("model.onnx" if to == "onnx" else "model.xml")
+    jobs.export(folder, to=to, out=path, data=tmp_path / "data")
+    path.with_name(f"{path.name}.accepted.json").unlink()
+    assert jobs.export(folder, accept=path, data=tmp_path / "data")["accepted"]
+    weights = path if to == "onnx" else path.with_suffix(".bin")
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1  # one bit
+    weights.write_bytes(content)
+    with pytest.raises(AcceptanceError, match="was changed after it was exported") as caught:
+        jobs.export(folder, accept=path, data=tmp_path / "data")
+    assert caught.value.exit_code == 6
+    if to == "onnx":
+        command = [sys.executable, path.with_name("run.py"), path, film]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 6
+        assert "was changed after it was exported" in done.stderr
+        assert done.stdout == ""
+
+
+def test_answers_give_away_who_computes_the_digest_anew(make_classifier, smooth, tmp_path):
+    folder = make_classifier(tmp_path / "bundle")
+    for name in ("no", "yes"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Picture.fromarray(smooth((30, 40)).astype(np.uint8)).save(tmp_path / "data" / name / "a.png")
+    model = onnx.load(write_onnx(Bundle.load(folder), tmp_path / "model.onnx"))
+    weight = next(one for one in model.graph.initializer if len(one.dims) == 4)
+    weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
+    next(entry for entry in model.metadata_props if entry.key == SEAL_KEY).value = BLANK
+    (tmp_path / "model.onnx").write_bytes(sealed(model.SerializeToString()))
+    with pytest.raises(AcceptanceError, match="differs from its bundle"):
+        jobs.export(folder, accept=tmp_path / "model.onnx", data=tmp_path / "data")
 
 
 def test_without_cases_nothing_is_exported(make_classifier, tmp_path):

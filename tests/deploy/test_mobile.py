@@ -1,5 +1,6 @@
 """Files for mobile devices: the image they are given, what they say, and the environment that makes them."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -399,8 +400,22 @@ def test_a_changed_file_is_refused(kind, make_classifier, smooth, tmp_path):
         jobs.export(folder, accept=path, data=data)
     assert caught.value.exit_code == 6
     (tmp_path / f"{path.name}.accepted.json").unlink()
-    with pytest.raises(AcceptanceError, match="differs from its bundle"):  # the answers themselves give it away
+    with pytest.raises(AcceptanceError, match="was changed after it was exported"):
         jobs.export(folder, accept=path, data=data)
+    done = subprocess.run([python_of(kind), path.with_name("run_mobile.py"), path, data / "no" / "0.png"],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 6
+    assert "was changed after it was exported" in done.stderr
+    # Somebody who computes the digest anew: the answers themselves give it away.
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo(mobile_runner.INSIDE).header_offset
+    forged = path.read_bytes()[:start]
+    contract = {**json.loads(told), "sha256": hashlib.sha256(forged).hexdigest()}
+    path.write_bytes(with_contract(forged, contract))
+    contract_beside(path).write_text(json.dumps(contract))
+    with pytest.raises(AcceptanceError, match="differs from its bundle"):
+        jobs.export(folder, accept=path, data=data)
+    contract_beside(path).write_text(told)
 
     path.write_bytes(whole)
     contract_beside(path).write_text(told.replace('"largest"', '"each"'))

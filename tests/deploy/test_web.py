@@ -33,7 +33,9 @@ from vesalius.core.labels import Labels
 from vesalius.core.progress import Silent
 from vesalius.deploy import run_masks, runner, web_check, web_out, web_runtime
 from vesalius.deploy.chromium import Browser, find_browser
+from vesalius.deploy.contract import SEAL_KEY
 from vesalius.deploy.onnx_out import write_onnx
+from vesalius.deploy.seal import BLANK, sealed
 from vesalius.deploy.web_check import WebPage
 from vesalius.io.nifti_out import write_nifti
 from vesalius.io.open import open_image
@@ -649,6 +651,13 @@ def test_a_page_that_asks_for_something_is_refused(exported, tmp_path):
         jobs.export(bundle, accept=folder, data=data, cases=1)
 
 
+def put_model(folder, data):
+    """Put another model into the script of the page."""
+    letters = base64.b64encode(data).decode()
+    script = folder / "model.js"
+    script.write_text(re.sub(r'"[^"]*"', lambda _: f'"{letters}"', script.read_text()))
+
+
 def test_a_changed_model_is_refused(exported, tmp_path):
     bundle, data, folder = copied(exported, tmp_path)
     model = onnx.load_model_from_string(web_out.WebFolder(folder).model())
@@ -656,14 +665,16 @@ def test_a_changed_model_is_refused(exported, tmp_path):
     values = onnx.numpy_helper.to_array(weight).copy()
     values.flat[len(values.flat) // 2] += 1.0
     weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
-    data_of = model.SerializeToString()
-    script = folder / "model.js"
-    letters = base64.b64encode(data_of).decode()
-    script.write_text(re.sub(r'"[^"]*"', lambda _: f'"{letters}"', script.read_text()))
+    put_model(folder, model.SerializeToString())
     with pytest.raises(AcceptanceError, match="is not the file that was accepted") as caught:
         jobs.export(bundle, accept=folder, data=data)
     assert caught.value.exit_code == 6
-    (folder / "accepted.json").unlink()  # without its record the page itself notices
+    (folder / "accepted.json").unlink()  # without its record the seal inside the model gives it away
+    with pytest.raises(AcceptanceError, match="was changed after it was exported"):
+        jobs.export(bundle, accept=folder, data=data)
+    next(entry for entry in model.metadata_props if entry.key == SEAL_KEY).value = BLANK
+    data_of = sealed(model.SerializeToString())
+    put_model(folder, data_of)  # with a new seal the page itself notices
     with pytest.raises(AcceptanceError, match="is not the model that this page was made with"):
         jobs.export(bundle, accept=folder, data=data)
     contract = folder / "contract.js"

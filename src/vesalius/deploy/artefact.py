@@ -12,6 +12,7 @@ from vesalius.core.extras import extra
 from vesalius.core.files import sha256
 from vesalius.deploy import mobile_runner
 from vesalius.deploy.contract import KEY
+from vesalius.deploy.runner import unchanged
 from vesalius.predict.backends import import_openvino
 
 Call = Callable[[dict[str, Any]], Any]
@@ -27,6 +28,8 @@ class Artefact:
     ------
     FileError
         If it is no exported model.
+    AcceptanceError
+        If it was changed after it was written; no library is asked to load it then.
     MissingExtra
         Without the library that computes it.
     """
@@ -38,6 +41,7 @@ class Artefact:
             found = "nothing at this path" if not self.path.exists() else "another kind of file"
             expected = f"an exported file: {', '.join(KINDS)}"
             raise FileError(self.path, found=found, expected=expected, do="use vesalius export")
+        check_seal(self.path, *self.files)
         if self.kind in MOBILE:
             self.call, text = _mobile(self.path, self.kind)
         else:
@@ -62,6 +66,17 @@ class Artefact:
     def bytes(self) -> int:
         """Size of all files."""
         return sum(path.stat().st_size for path in self.files)
+
+
+def check_seal(path: Path, *files: Path) -> None:
+    """`AcceptanceError` if a file of ours, or its other part, is not as it was written (`deploy.seal`)."""
+    data = b"".join(file.read_bytes() for file in files if file.is_file())
+    if b"vesalius" not in data:
+        return
+    if not (mobile_runner.unchanged(path) if KINDS[path.suffix] in MOBILE else unchanged(data)):
+        raise AcceptanceError(
+            f"{path}: was changed after it was exported (its checksum is wrong); do not use it, export it again"
+        )
 
 
 def contract_beside(path: Path) -> Path:

@@ -12,6 +12,8 @@ from vesalius.tasks.instances import DEFAULTS
 SCHEMA = 1
 KEY = "vesalius.contract"
 """Name of the contract in the metadata of a file."""
+SEAL_KEY = "vesalius.seal"
+"""Name of the digest that the file keeps of itself; see `deploy.seal`."""
 
 
 def contract_of(bundle: Bundle) -> dict[str, Any]:

@@ -7,6 +7,7 @@ stored type, normalisation, every network and view, temperature, probabilities.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
@@ -177,12 +178,14 @@ def _written(bundle: Bundle, path: Path, contract: dict[str, Any], ways: dict[st
     """The first way of converting whose file loads and gives what torch gives on one image."""
     reasons = []
     for delegate, convert in ways.items():
-        told = contract | ({"delegate": delegate} if delegate else {})
+        told: dict[str, Any] = contract | ({"delegate": delegate} if delegate else {})
         try:
             with _quiet(), torch.no_grad():
                 graph, image = MobileGraph(bundle).eval().requires_grad_(False), example(bundle)
                 wanted = graph(image)
-                data = with_contract(convert(graph, image), told)
+                model = convert(graph, image)
+                told["sha256"] = hashlib.sha256(model).hexdigest()
+                data = with_contract(model, told)
                 apart = _apart(data, path.suffix, image, wanted)
         except Exception as error:  # each converter has its own kinds of errors
             reasons.append(" ".join(str(error).split())[:300] or type(error).__name__)

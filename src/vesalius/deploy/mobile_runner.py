@@ -12,6 +12,7 @@ x) or (channels, y, x). The arithmetic is that of training, in the same order, s
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import zipfile
@@ -191,6 +192,16 @@ def contract_in(path: Any) -> Any:
         return None
 
 
+def unchanged(path: Any) -> bool:
+    """Whether the model is as it was written: its contract knows the digest of all that stands before the archive."""
+    contract = contract_in(path)
+    if contract is None:
+        return False
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo(INSIDE).header_offset
+    return hashlib.sha256(Path(path).read_bytes()[:start]).hexdigest() == contract.get("sha256")
+
+
 def opened(path: Any) -> Call:
     """The graph as a function: ``{"image": float32 (1, C, *size)}`` to ``[probabilities (1, classes)]``."""
     return _litert(path) if Path(path).suffix == ".tflite" else _executorch(path)
@@ -234,6 +245,9 @@ def main(argv: list[str] | None = None) -> None:
     contract = contract_in(asked.model)
     if contract is None:
         raise SystemExit(f"{asked.model}: holds no contract; expected a .tflite or .pte file of vesalius export")
+    if not unchanged(asked.model):
+        sys.stderr.write(f"{asked.model}: was changed after it was exported (its checksum is wrong); do not use it\n")
+        raise SystemExit(6)
     call = opened(asked.model)
     for name in asked.inputs:
         found = {"input": name, "task": contract["task"], **classify(call, contract, run.read(name))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ from torch import nn
 from vesalius.core.errors import AcceptanceError
 from vesalius.core.extras import extra
 from vesalius.core.files import atomic
-from vesalius.deploy.contract import KEY, contract_of
+from vesalius.deploy.contract import KEY, SEAL_KEY, contract_of
 from vesalius.deploy.graphs import examples, graph_of
 from vesalius.deploy.inline import with_networks
+from vesalius.deploy.seal import BLANK, sealed
 from vesalius.predict.bundle import Bundle
 
 OPSET = 18
@@ -26,6 +27,20 @@ PURPOSE = "export to ONNX"
 
 
 def write_onnx(bundle: Bundle, path: str | Path) -> Path:
+    """Write the model with its contract and its seal (`deploy.seal`); errors: see `onnx_model`."""
+    contract = contract_of(bundle)
+    model = onnx_model(bundle, contract)
+    for key, value in ((KEY, json.dumps(contract)), (SEAL_KEY, BLANK)):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as file:
+        file.write(sealed(model.SerializeToString()))
+    return path
+
+
+def onnx_model(bundle: Bundle, contract: Mapping[str, Any]) -> Any:
     """Export through torch's graph capture; the batch, and of a classifier the sides of the image, stay free.
 
     Raises
@@ -37,20 +52,14 @@ def write_onnx(bundle: Bundle, path: str | Path) -> Path:
     AcceptanceError
         If the network cannot be captured; one line says why.
     """
-    contract, given = contract_of(bundle), examples(bundle)
+    given = examples(bundle)
     model = captured(
         graph_of(bundle), tuple(given.values()), inputs=given, outputs=contract["outputs"], free=_free(bundle)
     )
     if bundle.graphs:
         model = with_networks(model, bundle.graphs)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = KEY, json.dumps(contract)
     extra("onnx", group="onnx", purpose=PURPOSE).checker.check_model(model)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as file:
-        file.write(model.SerializeToString())
-    return path
+    return model
 
 
 def captured(

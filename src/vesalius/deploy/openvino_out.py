@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from vesalius.deploy.contract import KEY, contract_of
-from vesalius.deploy.onnx_out import write_onnx
+from vesalius.deploy.contract import KEY, SEAL_KEY, contract_of
+from vesalius.deploy.onnx_out import onnx_model
+from vesalius.deploy.seal import BLANK, seal_file
 from vesalius.predict.backends import import_openvino
 from vesalius.predict.bundle import Bundle
 
@@ -24,12 +24,13 @@ def write_openvino(bundle: Bundle, path: str | Path) -> Path:
         If the network cannot be captured.
     """
     library: Any = import_openvino()
+    contract = contract_of(bundle)
+    model = library.Core().read_model(onnx_model(bundle, contract).SerializeToString())
+    model.set_rt_info(json.dumps(contract), KEY.split("."))
+    model.set_rt_info(BLANK, SEAL_KEY.split("."))
     path = Path(path)
-    with TemporaryDirectory() as folder:
-        between = write_onnx(bundle, Path(folder) / "model.onnx")
-        model = library.Core().read_model(str(between))
-        model.set_rt_info(json.dumps(contract_of(bundle)), KEY.split("."))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Weights stay in float32: acceptance compares to four digits.
-        library.save_model(model, str(path), compress_to_fp16=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Weights stay in float32: acceptance compares to four digits.
+    library.save_model(model, str(path), compress_to_fp16=False)
+    seal_file(path, path.with_suffix(".bin"))
     return path

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import struct
 import sys
@@ -319,11 +320,25 @@ def write_nifti(path: Any, mask: Array, scan: Scan) -> None:
     Path(path).write_bytes(gzip.compress(bytes(raw) + b"\0" * 4 + body, 1))
 
 
+SEAL = b"vesalius-sha256:"
+
+
+def unchanged(data: bytes) -> bool:
+    """Whether a model file is as it was written: the digest in it is that of all bytes, with zeros in its place."""
+    at = data.find(SEAL) + len(SEAL)
+    blank = data[:at] + b"0" * 64 + data[at + 64 :]
+    return SEAL in data and hashlib.sha256(blank).hexdigest().encode() == data[at : at + 64]
+
+
 def load(path: Any) -> tuple[Call, Contract]:
-    """The model as a function of named arrays, and its contract."""
+    """The model as a function of named arrays, and its contract; one that was changed ends the program with code 6."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    data = Path(path).read_bytes()
+    if not unchanged(data):
+        sys.stderr.write(f"{path}: was changed after it was exported, or is no model of vesalius; do not use it\n")
+        raise SystemExit(6)
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     contract = json.loads(session.get_modelmeta().custom_metadata_map["vesalius.contract"])
     return (lambda inputs: session.run(None, inputs)), contract
 

@@ -23,6 +23,7 @@ from vesalius.deploy import web_runtime
 from vesalius.deploy.artefact import Artefact
 from vesalius.deploy.contract import KEY, contract_of
 from vesalius.deploy.onnx_out import write_onnx
+from vesalius.deploy.runner import unchanged
 from vesalius.predict.bundle import Bundle
 
 OURS = ("index.html", "style.css", "read.js", "segment.js", "app.js", "LICENSE-onnxruntime.txt")
@@ -55,8 +56,11 @@ class WebFolder(Artefact):
         self.digests(self.path)
         self.contract: dict[str, Any] = self._said(CONTRACT, "contract")
         runtime: Any = extra("onnxruntime", group="onnx", purpose="running an ONNX file")
+        model = self.model()
+        if not unchanged(model):
+            raise AcceptanceError(f"{self.path / MODEL}: was changed after it was exported; export it again")
         try:
-            session = runtime.InferenceSession(self.model(), providers=["CPUExecutionProvider"])
+            session = runtime.InferenceSession(model, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library has its own kinds of errors
             raise AcceptanceError(
                 f"{self.path / MODEL}: holds no model that can be computed ({' '.join(str(error).split())[:120]})"
