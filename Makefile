@@ -36,7 +36,7 @@ mobile: .venv-mobile/.installed
 .venv-mobile/.installed: pyproject.toml constraints-mobile.txt
 	$(PY) -m venv .venv-mobile
 	.venv-mobile/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.5"
-	.venv-mobile/bin/uv pip install --quiet --python .venv-mobile/bin/python -c constraints-mobile.txt -e ".[mobile]"
+	.venv-mobile/bin/uv pip install --quiet --python .venv-mobile/bin/python -c constraints-mobile.txt -e ".[mobile,monai]"
 	touch $@
 
 # The peers that benchmarks compare with, in an environment of their own.

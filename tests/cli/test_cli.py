@@ -341,7 +341,7 @@ def replaced(vesalius, tmp_path, data):
 
 def test_a_traceback_is_shown_when_asked_for(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "vesalius.cli.main", "train", "x", "--out", "r", "--budgt", "1", "-v"],
+        [sys.executable, "-m", "vesalius", "train", "x", "--out", "r", "--budgt", "1", "-v"],
         capture_output=True,
         text=True,
         check=False,

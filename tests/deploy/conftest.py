@@ -1,11 +1,17 @@
 """Bundles with random weights that say something, and the files they are asked about."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from vesalius.core.errors import UsageError
 from vesalius.core.labels import Labels
+from vesalius.core.progress import Silent
+from vesalius.deploy import web_runtime
+from vesalius.deploy.chromium import Browser, find_browser
 from vesalius.models.factory import Classifier, Shape, build_encoder
 from vesalius.predict.bundle import Bundle
 from vesalius.tasks.segment import Segment
@@ -99,3 +105,21 @@ def smooth():
         return low + (high - low) * values
 
     return made
+
+
+@pytest.fixture(scope="session")
+def runtime():
+    """The package of onnxruntime-web: VESALIUS_TEST_RUNTIME (its file or a folder), else npm's."""
+    given = os.environ.get("VESALIUS_TEST_RUNTIME")
+    try:
+        web_runtime.runtime_files(given, Silent())
+    except UsageError as error:
+        pytest.skip(str(error))
+    return given
+
+
+@pytest.fixture
+def browser(tmp_path):
+    (tmp_path / "profile").mkdir()
+    with Browser(find_browser(), tmp_path / "profile") as running:
+        yield running

@@ -1,8 +1,14 @@
-"""Ways of cutting an image, and files of one, that several tests of exported models are tried on."""
+"""Ways of cutting an image, files of one, and machines without Vesalius, for several tests of exported models."""
+
+import sys
 
 import pydicom
+import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
+
+from vesalius.core.errors import MissingExtra
+from vesalius.serve import elsewhere
 
 CUTS = {
     "stretch": {},
@@ -45,3 +51,28 @@ def dicom(path, values, *, light="MONOCHROME2", syntax="1.2.840.10008.1.2.1", st
     made["PixelData"].VR = "OW" if bits > 8 else "OB"
     made.save_as(path, enforce_file_format=True)
     return path
+
+
+def python_of(kind):
+    """A Python that makes and runs a kind of file for mobile devices; the test is skipped where there is none."""
+    if not elsewhere.wanted(kind):
+        return sys.executable
+    try:
+        return str(elsewhere.interpreter(kind))
+    except MissingExtra as error:
+        return pytest.skip(str(error))
+
+
+ALONE = """
+import builtins, runpy, sys
+real = builtins.__import__
+def guarded(name, *rest, **more):
+    if name.split(".")[0] in ("vesalius", "nibabel", "pydicom", "PIL"):
+        raise ImportError(f"{name} is not on this machine")
+    return real(name, *rest, **more)
+builtins.__import__ = guarded
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv.pop(0))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""``python -c ALONE FOLDER PROGRAM ...``: as on a machine that has no Vesalius and no reader of images."""

@@ -241,6 +241,21 @@ class TestReading:
         wanted = open_image(path).pixels
         np.testing.assert_allclose(runner.read(path).values.reshape(wanted.shape), wanted)
 
+    def test_what_cannot_be_read_is_one_line(self, tmp_path):
+        picture, volume = tmp_path / "p.png", tmp_path / "v.nii.gz"
+        Picture.fromarray(np.zeros((20, 30), np.uint8)).save(picture)
+        nib.save(nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.eye(4)), volume)
+        film = dicom(tmp_path / "x.dcm", np.zeros((7, 9), np.uint16))
+        for path in (picture, volume, film):
+            path.write_bytes(path.read_bytes()[:-30])
+            with pytest.raises(SystemExit, match=rf"{path.name}: is damaged or cut off \(.*\); write it again"):
+                runner.read(path)
+        with pytest.raises(SystemExit, match=r"none\.png: cannot be opened \(No such file or directory\)"):
+            runner.read(tmp_path / "none.png")
+        (tmp_path / "a.txt").write_text("hello")
+        with pytest.raises(SystemExit, match="expected a PNG, a NIfTI-1 file or an uncompressed DICOM file"):
+            runner.read(tmp_path / "a.txt")
+
 
 def test_one_changed_weight_is_refused(make_classifier, smooth, tmp_path):
     folder = make_classifier(tmp_path / "bundle")

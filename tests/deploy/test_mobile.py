@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from deploy_material import CUTS
+from deploy_material import ALONE, CUTS, python_of
 from PIL import Image as Picture
 from torch import nn
 
@@ -173,13 +173,6 @@ def test_the_graph_and_its_runner_say_what_the_bundle_says(name, make_classifier
         assert (found.get("class"), found.get("classes")) == (said.get("class"), said.get("classes"))
 
 
-def test_other_tasks_are_refused_in_one_line(make_segmenter, tmp_path):
-    folder = make_segmenter(tmp_path / "bundle", Labels(("background", "liver")))
-    with pytest.raises(UsageError, match="task segment, not for classification; use --to onnx"):
-        write_litert(Bundle.load(folder), tmp_path / "model.tflite")
-    assert not (tmp_path / "model.tflite").exists()
-
-
 def test_quantised_models_are_refused_in_one_line(make_classifier, tmp_path):
     bundle = Bundle.load(make_classifier(tmp_path / "bundle"))
     bundle.graphs = [b"of int8"]
@@ -243,11 +236,13 @@ class TestElsewhere:
         place.chmod(0o755)
         assert elsewhere.interpreter("litert") == place
 
-    def test_other_tasks_are_refused_before_an_environment_is_asked_for(self, make_segmenter, monkeypatch, tmp_path):
+    def test_other_models_are_refused_before_an_environment_is_asked_for(self, bundle, monkeypatch, tmp_path):
         monkeypatch.setenv(elsewhere.VARIABLE, str(tmp_path / "nowhere"))
-        folder = make_segmenter(tmp_path / "bundle", Labels(("background", "liver")))
-        with pytest.raises(UsageError, match="task segment, not for classification"):
-            jobs.export(folder, to="litert")
+        quantised = Bundle.load(bundle)
+        quantised.graphs = [b"of int8"]
+        monkeypatch.setattr(Bundle, "load", lambda folder: quantised)
+        with pytest.raises(UsageError, match="is quantised; export the run"):
+            jobs.export(bundle, to="litert")
 
     SAYS = """#!/bin/sh
 [ "$1" = -c ] && exit 0
@@ -296,32 +291,11 @@ echo 'warning: watch out' >&2
 @pytest.fixture(scope="session", params=["litert", "executorch"])
 def kind(request):
     """A kind of file that can be made here, in this environment or in the one of `make mobile`."""
-    if elsewhere.wanted(request.param):
-        try:
-            elsewhere.interpreter(request.param)
-        except MissingExtra as error:
-            pytest.skip(str(error))
+    python_of(request.param)
     return request.param
 
 
-def python_of(kind):
-    return str(elsewhere.interpreter(kind)) if elsewhere.wanted(kind) else sys.executable
-
-
 SUFFIX = {"litert": "tflite", "executorch": "pte"}
-
-ALONE = """
-import builtins, runpy, sys
-real = builtins.__import__
-def guarded(name, *rest, **more):
-    if name.split(".")[0] in ("vesalius", "nibabel", "pydicom", "PIL"):
-        raise ImportError(f"{name} is not on this machine")
-    return real(name, *rest, **more)
-builtins.__import__ = guarded
-sys.argv = sys.argv[1:]
-sys.path.insert(0, sys.argv.pop(0))
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 WHOLE = {

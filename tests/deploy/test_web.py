@@ -353,17 +353,6 @@ def test_what_does_not_fit_the_model_is_refused(tmp_path):
 # --- the folder ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def runtime():
-    """The package of onnxruntime-web: VESALIUS_TEST_RUNTIME (its file or a folder), else npm's."""
-    given = os.environ.get("VESALIUS_TEST_RUNTIME")
-    try:
-        web_runtime.runtime_files(given, Silent())
-    except UsageError as error:
-        pytest.skip(str(error))
-    return given
-
-
 needs_browser = pytest.mark.skipif(find_browser() is None, reason="no Chromium is installed")
 
 
@@ -543,15 +532,23 @@ const fs = require("fs");
 (async () => {
   const scan = await Reading.read(new Uint8Array(fs.readFileSync(process.argv[3])));
   const sides = scan.shape.slice(1), count = sides.reduce((a, b) => a * b, 1), layers = Number(process.argv[5]);
-  const values = Uint8Array.from({ length: layers * count }, (_, i) => i % 5);
+  const values = globalThis[process.argv[6]].from({ length: layers * count }, (_, i) => 300 + (i % 5));
   fs.writeFileSync(process.argv[4], await Segmenting.niftiOf({ values, shape: [layers, ...sides] }, scan));
 })();
 """
 
 
 @needs_node
-@pytest.mark.parametrize("layers", [1, 2])
-def test_a_saved_mask_lies_on_the_grid_of_its_file(layers, tmp_path):
+@pytest.mark.parametrize(
+    ("layers", "kind", "stored_as"),
+    [
+        (1, "Uint8Array", np.uint8),
+        (2, "Uint8Array", np.uint8),
+        (1, "Uint16Array", np.uint16),
+        (1, "Int32Array", np.int32),
+    ],
+)
+def test_a_saved_mask_lies_on_the_grid_of_its_file(layers, kind, stored_as, tmp_path):
     big = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), None, nib.Nifti1Header(endianness=">"))
     big.set_qform(ROTATED, code=1)
     big.header.set_slope_inter(0.5, 10)
@@ -561,13 +558,14 @@ def test_a_saved_mask_lies_on_the_grid_of_its_file(layers, tmp_path):
     dicom(tmp_path / "x.dcm", np.zeros((7, 9), np.uint16), PixelSpacing=[0.5, 0.75])
     for name in ("big.nii", "little.nii.gz", "p.png", "x.dcm"):
         out = tmp_path / f"{name}-mask.nii.gz"
-        words = [TEMPLATES / "read.js", TEMPLATES / "segment.js", tmp_path / name, out, str(layers)]
+        words = [TEMPLATES / "read.js", TEMPLATES / "segment.js", tmp_path / name, out, str(layers), kind]
         subprocess.run([NODE, "-e", SAVE, *words], check=True)
         mask = nib.load(out)
         sides = (4, 5, 6) if "nii" in name else (9, 7)
         assert mask.shape == (sides if layers == 1 else (*sides, *(1,) * (3 - len(sides)), 2))
         stored = np.asarray(mask.dataobj).reshape(-1, order="F")
-        np.testing.assert_array_equal(stored, np.arange(stored.size) % 5)
+        assert mask.get_data_dtype().newbyteorder("=") == stored_as
+        np.testing.assert_array_equal(stored, (300 + np.arange(stored.size) % 5).astype(stored_as))
         if "nii" in name:
             np.testing.assert_allclose(mask.affine, ROTATED, atol=1e-6)
         elif name == "x.dcm":
@@ -588,13 +586,6 @@ def served(exported):
         yield f"http://127.0.0.1:{server.server_address[1]}/index.html"
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture
-def browser(tmp_path):
-    (tmp_path / "profile").mkdir()
-    with Browser(find_browser(), tmp_path / "profile") as running:
-        yield running
 
 
 def test_the_page_on_a_server_asks_nobody_else(exported, served, browser, smooth, tmp_path):
@@ -714,14 +705,6 @@ def test_a_browser_that_does_not_start_is_told(tmp_path):
 
 
 # --- what is refused before anything is written ----------------------------------------------------------------------
-
-
-def test_single_objects_are_refused_in_one_line(make_segmenter, tmp_path):
-    cells = Labels(("background", "cell"), instances=True)
-    folder = make_segmenter(tmp_path / "bundle", cells, dims=2, channels=3)
-    with pytest.raises(UsageError, match="export --to onnx"):
-        jobs.export(folder, to="web", out=tmp_path / "page")
-    assert not (tmp_path / "page").exists()
 
 
 def test_a_folder_with_other_files_is_left_alone(make_classifier, smooth, tmp_path):

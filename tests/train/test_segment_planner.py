@@ -263,6 +263,17 @@ class TestLimits:
         assert widths == sorted(widths)
         assert widths[0] < widths[-1] == 32
 
+    def test_time_is_kept_for_choosing_how_objects_are_cut_apart(self, machine):
+        def kept(labels, others):
+            plan, _ = plan_segmentation(SMEAR, facts(labels, budget_s=3000.0, other_cases=others))
+            return plan["run.reserve_s"]
+
+        plain = Labels(("background", "cell"))
+        some, many, more = (kept(CELLS, others) - kept(plain, others) for others in (7, 300, 600))
+        assert some > 520 * 696 * 3 * 4e-6
+        assert many > 5 * some
+        assert more == pytest.approx(many), "a limited number of cases is looked at"
+
     def test_without_a_budget_the_default_length(self, machine):
         assert plan_segmentation(MR, facts())[0]["optim.max_steps"] == 6000
 

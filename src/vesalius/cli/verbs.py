@@ -170,7 +170,7 @@ def export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", choices=kinds, default="onnx", help="kind of file (default onnx)")
     parser.add_argument("--out", metavar="FILE", help="the file, of web a folder (default: export/ beside the bundle)")
     parser.add_argument("--data", metavar="DATA", help="cases to accept the file on (default: the run's test cases)")
-    many = "how many (default 50, of masks 5; web 10 and 3, litert and executorch 100)"
+    many = "how many (default 50, of masks 5; web 10 and 3, litert and executorch 100 and 5)"
     parser.add_argument("--cases", type=options.positive, metavar="N", help=many)
     parser.add_argument("--accept", metavar="FILE", help="do not export; check a file that was exported before")
     parser.add_argument("--runtime", metavar="PATH", help="of web: package file or folder of onnxruntime-web")

@@ -27,7 +27,13 @@ def process_rank() -> tuple[int, int]:
 
 def available_cores() -> int:
     """Cores this process may use (its affinity, not the machine's count)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    mine = own_cores()
+    return (os.cpu_count() or 1) if mine is None else len(mine)
+
+
+def own_cores() -> list[int] | None:
+    """Numbers of the cores this process may use; None where the system knows no affinity."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def share_cores() -> None:

@@ -27,7 +27,7 @@ SCHEMA = 1
 TOLERANCE = {"classify": 1e-4, "segment": 0.999}
 """Largest difference of a probability, and smallest Dice of a structure between both masks."""
 MOBILE_TOLERANCE = 1e-3
-"""The same for files for mobile devices, whose libraries order sums in their own ways."""
+"""The same for probabilities of files for mobile devices, whose libraries order sums in their own ways."""
 INT8_TOLERANCE = {"classify": 0.02, "segment": 0.99}
 """The same for int8: a sum that another library orders otherwise may round to the next of 256 values."""
 
@@ -70,7 +70,7 @@ def accept(
         )
     if artefact.kind in MOBILE:
         check_contract(artefact.path, artefact.contract, bundle)
-    usual = MOBILE_TOLERANCE if artefact.kind in MOBILE else TOLERANCE[bundle.task]
+    usual = MOBILE_TOLERANCE if artefact.kind in MOBILE and bundle.task == "classify" else TOLERANCE[bundle.task]
     usual = INT8_TOLERANCE[bundle.task] if bundle.arithmetic == "int8" else usual
     allowed = usual if tolerance is None else tolerance
     compare = _classes if bundle.task == "classify" else _masks

@@ -1,8 +1,9 @@
-"""A bundle of classification as one file for mobile devices: LiteRT (``.tflite``) or ExecuTorch (``.pte``).
+"""A bundle as one file for mobile devices: LiteRT (``.tflite``) or ExecuTorch (``.pte``).
 
-These runtimes want shapes that are known beforehand. The image is therefore cut and resized outside of the graph, as
-the contract describes it and `deploy.mobile_runner` does it; everything after is in the graph: window, rounding to the
-stored type, normalisation, every network and view, temperature, probabilities.
+These runtimes want shapes that are known beforehand. The image of a classifier is therefore cut and resized outside of
+the graph, as the contract describes it and `deploy.mobile_runner` does it; everything after is in the graph: window,
+rounding to the stored type, normalisation, every network and view, temperature, probabilities. A segmentation takes
+one tile at a time, as its other exported files do (`deploy.run_masks`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from vesalius.core.files import atomic, write_text
 from vesalius.deploy import mobile_runner
 from vesalius.deploy.artefact import contract_beside
 from vesalius.deploy.contract import contract_of
-from vesalius.deploy.graphs import ClassifyGraph
+from vesalius.deploy.graphs import ClassifyGraph, TileGraph, examples
 from vesalius.deploy.planes import in_planes
 from vesalius.predict.bundle import Bundle
 from vesalius.transforms.preprocess import Preprocess
@@ -39,10 +40,8 @@ from vesalius.transforms.preprocess import Preprocess
 GROUP = "mobile"
 CLOSE = 1e-3
 """Largest difference of a probability from torch that a file may show before it is written."""
-
-
-_OUTSIDE = ("task", "labels", "dims", "channels", "spacing_mm", "resize", "decision")
-"""What a program does around the graph."""
+_WORDS = ("made_by", "inputs", "outputs")
+"""What a contract says for people; the rest is what a program does around the graph."""
 
 
 class Sized(Preprocess):
@@ -53,18 +52,30 @@ class Sized(Preprocess):
 
 
 class Mirrored(nn.Module):
-    """A network that sees its image mirrored along some axes, one after the other: LiteRT mirrors neighbours only."""
+    """A network that sees its image mirrored along some axes, one after the other: LiteRT mirrors neighbours only.
 
-    def __init__(self, network: nn.Module, axes: tuple[int, ...]) -> None:
+    With `back` its answer is mirrored too.
+    """
+
+    def __init__(self, network: nn.Module, axes: tuple[int, ...], *, back: bool = False) -> None:
         super().__init__()
-        self.network, self.axes = network, axes
+        self.network, self.axes, self.back = network, axes, back
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
         for axis in self.axes:
             x = x.flip(axis)
         logits: Tensor = self.network(x)
+        for axis in self.axes if self.back else ():
+            logits = logits.flip(axis)
         return logits
+
+
+def _views_inside(graph: ClassifyGraph | TileGraph, *, volumes: bool, back: bool) -> None:
+    """Let every view be a network of its own, and compute volumes plane by plane."""
+    flat = [in_planes(network) if volumes else network for network in graph.networks]
+    graph.networks = nn.ModuleList(Mirrored(network, view, back=back) for view in graph.views for network in flat)
+    graph.views = [()]
 
 
 class MobileGraph(nn.Module):
@@ -74,14 +85,20 @@ class MobileGraph(nn.Module):
         super().__init__()
         self.whole = ClassifyGraph(bundle)
         self.whole.preprocess = Sized.from_spec({**bundle.preprocess, "spacing_mm": None})
-        flat = [in_planes(network) if bundle.preprocess["dims"] == 3 else network for network in self.whole.networks]
-        self.whole.networks = nn.ModuleList(Mirrored(network, view) for view in self.whole.views for network in flat)
-        self.whole.views = [()]
+        _views_inside(self.whole, volumes=bundle.preprocess["dims"] == 3, back=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Calibrated probabilities."""
         probabilities: Tensor = self.whole(image)[0]
         return probabilities
+
+
+class MobileTiles(TileGraph):
+    """`TileGraph` of one tile, in operators that the runtimes know."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        super().__init__(bundle)
+        _views_inside(self, volumes=bundle.preprocess["dims"] == 3, back=True)
 
 
 def mobile_contract(bundle: Bundle, runtime: str) -> dict[str, Any]:
@@ -92,13 +109,13 @@ def mobile_contract(bundle: Bundle, runtime: str) -> dict[str, Any]:
     UsageError
         For bundles that are not exported to these runtimes.
     """
-    if bundle.task != "classify":
-        raise UsageError(
-            f"export --to {runtime}: this model is for task {bundle.task}, not for classification; use --to onnx for it"
-        )
     if bundle.graphs:
         raise UsageError(f"export --to {runtime}: this model is quantised; export the run that it was made from")
-    contract, spec = contract_of(bundle), Preprocess.from_spec(bundle.preprocess).spec
+    contract = contract_of(bundle)
+    if bundle.task == "segment":
+        one = {part: {name: text.replace("(B,", "(1,") for name, text in contract[part].items()} for part in _WORDS[1:]}
+        return contract | {"runtime": runtime, **one}
+    spec = Preprocess.from_spec(bundle.preprocess).spec
     size = ", ".join(map(str, spec["size"]))
     labels = bundle.labels
     decision: dict[str, Any] = {"kind": "largest"}
@@ -121,7 +138,7 @@ def check_contract(path: Path, contract: dict[str, Any], bundle: Bundle) -> None
     Probabilities alone do not show a changed threshold or name of a class.
     """
     own = json.loads(json.dumps(mobile_contract(bundle, str(contract.get("runtime")))))
-    differ = [key for key in _OUTSIDE if contract.get(key) != own[key]]
+    differ = [key for key in own if key not in _WORDS and contract.get(key) != own[key]]
     if differ:
         raise AcceptanceError(f"{path}: its contract differs from the bundle in {', '.join(differ)}; export it again")
 
@@ -143,8 +160,8 @@ def write_litert(bundle: Bundle, path: str | Path) -> Path:
         library: Any = extra("litert_torch", group=GROUP, purpose="export to LiteRT")
         library.config.show_progress = False
 
-    def convert(graph: nn.Module, image: Tensor) -> bytes:
-        found: bytes = library.convert(graph, sample_kwargs={"image": image}).model_content()
+    def convert(graph: nn.Module, inputs: dict[str, Tensor]) -> bytes:
+        found: bytes = library.convert(graph, sample_kwargs=inputs).model_content()
         return found
 
     return _written(bundle, Path(path), contract, {"": convert})
@@ -162,14 +179,14 @@ def write_executorch(bundle: Bundle, path: str | Path) -> Path:
             "executorch.backends.xnnpack.partition.xnnpack_partitioner", group=GROUP, purpose="export to ExecuTorch"
         )
 
-    def convert(graph: nn.Module, image: Tensor, partitioners: list[Any]) -> bytes:
-        captured = torch.export.export(graph, (image,))
+    def convert(graph: nn.Module, inputs: dict[str, Tensor], partitioners: list[Any]) -> bytes:
+        captured = torch.export.export(graph, tuple(inputs.values()))
         lowered = exir.to_edge_transform_and_lower(captured, partitioner=partitioners)
         return bytes(lowered.to_executorch().buffer)
 
-    ways: dict[str, Callable[[nn.Module, Tensor], bytes]] = {
-        "xnnpack": lambda graph, image: convert(graph, image, [xnnpack.XnnpackPartitioner()]),
-        "portable": lambda graph, image: convert(graph, image, []),
+    ways: dict[str, Callable[[nn.Module, dict[str, Tensor]], bytes]] = {
+        "xnnpack": lambda graph, inputs: convert(graph, inputs, [xnnpack.XnnpackPartitioner()]),
+        "portable": lambda graph, inputs: convert(graph, inputs, []),
     }
     return _written(bundle, Path(path), contract, ways)
 
@@ -181,12 +198,13 @@ def _written(bundle: Bundle, path: Path, contract: dict[str, Any], ways: dict[st
         told: dict[str, Any] = contract | ({"delegate": delegate} if delegate else {})
         try:
             with _quiet(), torch.no_grad():
-                graph, image = MobileGraph(bundle).eval().requires_grad_(False), example(bundle)
-                wanted = graph(image)
-                model = convert(graph, image)
+                made = MobileGraph if bundle.task == "classify" else MobileTiles
+                graph, inputs = made(bundle).eval().requires_grad_(False), example(bundle)
+                wanted = graph(*inputs.values())
+                model = convert(graph, inputs)
                 told["sha256"] = hashlib.sha256(model).hexdigest()
                 data = with_contract(model, told)
-                apart = _apart(data, path.suffix, image, wanted)
+                apart = _apart(data, path.suffix, inputs, wanted, logits=bundle.task == "segment")
         except Exception as error:  # each converter has its own kinds of errors
             reasons.append(" ".join(str(error).split())[:300] or type(error).__name__)
             continue
@@ -199,10 +217,13 @@ def _written(bundle: Bundle, path: Path, contract: dict[str, Any], ways: dict[st
     raise AcceptanceError(f"the network cannot be converted to {contract['runtime']}: {'; '.join(reasons)}")
 
 
-def example(bundle: Bundle) -> Tensor:
-    """One image of the size of the network, ``(1, C, *size)``."""
+def example(bundle: Bundle) -> dict[str, Tensor]:
+    """One image of the size of the network, ``(1, C, *size)``, or one tile and how its values are scaled."""
+    if bundle.task == "segment":
+        given = examples(bundle)
+        return {**given, "tiles": given["tiles"][:1]}
     shape = (1, int(bundle.preprocess["channels"]), *(int(side) for side in bundle.preprocess["size"]))
-    return torch.linspace(0, 255, int(torch.Size(shape).numel())).reshape(shape)
+    return {"image": torch.linspace(0, 255, int(torch.Size(shape).numel())).reshape(shape)}
 
 
 def with_contract(data: bytes, contract: dict[str, Any]) -> bytes:
@@ -217,13 +238,14 @@ def with_contract(data: bytes, contract: dict[str, Any]) -> bytes:
     return out.getvalue()
 
 
-def _apart(data: bytes, suffix: str, image: Tensor, wanted: Tensor) -> float:
+def _apart(data: bytes, suffix: str, inputs: dict[str, Tensor], wanted: Tensor, *, logits: bool) -> float:
     """Largest difference of the probabilities of a file from those of torch; NaN counts as infinite."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / f"model{suffix}"
         file.write_bytes(data)
-        found = mobile_runner.opened(file)({"image": image.numpy()})[0]
-    apart = float((torch.from_numpy(found.copy()) - wanted).abs().max())
+        given = {name: value.numpy() for name, value in inputs.items()}
+        found = torch.from_numpy(mobile_runner.opened(file)(given)[0].copy())
+    apart = float((found.sigmoid() - wanted.sigmoid() if logits else found - wanted).abs().max())
     return float("inf") if math.isnan(apart) else apart
 
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Runs a classifier of a LiteRT (.tflite) or ExecuTorch (.pte) file, and shows what a mobile app has to do around it.
+"""Runs a LiteRT (.tflite) or ExecuTorch (.pte) file, and shows what a mobile app has to do around it.
 
     python run_mobile.py model.tflite picture.png            # prints one line of JSON for each image
+    python run_mobile.py model.tflite scan.nii.gz --out out  # a segmentation also writes out/scan-mask.nii.gz
 
-Needs Python, numpy, one runtime (`ai-edge-litert`, or `executorch` with torch) and, for reading files, `run.py` beside
-this file. The graph wants one image of one size. `sized` makes it from the pixels of a file, `told` turns the answer
-into words; both follow the contract, JSON that lies in the model file and beside it. Arrays have axes (channels, z, y,
-x) or (channels, y, x). The arithmetic is that of training, in the same order, so that every bit agrees.
+Needs Python, numpy, one runtime (`ai-edge-litert`, or `executorch` with torch) and, for reading files and for masks,
+`run.py` beside this file. The graph of a classifier wants one image of one size: `sized` makes it from the pixels of a
+file, `told` turns the answer into words. The graph of a segmentation wants one tile at a time, which `run.py` lays.
+All follow the contract, JSON that lies in the model file and beside it. Arrays have axes (channels, z, y, x) or
+(channels, y, x). The arithmetic is that of training, in the same order, so that every bit agrees.
 """
 
 from __future__ import annotations
@@ -203,7 +205,7 @@ def unchanged(path: Any) -> bool:
 
 
 def opened(path: Any) -> Call:
-    """The graph as a function: ``{"image": float32 (1, C, *size)}`` to ``[probabilities (1, classes)]``."""
+    """The graph as a function of named float32 arrays, those of ``inputs`` in its contract, to its one answer."""
     return _litert(path) if Path(path).suffix == ".tflite" else _executorch(path)
 
 
@@ -212,24 +214,20 @@ def _litert(path: Any) -> Call:
 
     interpreter: Any = Interpreter(model_path=str(path))
     interpreter.allocate_tensors()
-    place, answer = (part[0]["index"] for part in (interpreter.get_input_details(), interpreter.get_output_details()))
-
-    def call(inputs: Contract) -> Any:
-        interpreter.set_tensor(place, inputs["image"])
-        interpreter.invoke()
-        return [interpreter.get_tensor(answer)]
-
-    return call
+    run = interpreter.get_signature_runner()
+    return lambda inputs: list(run(**inputs).values())
 
 
 def _executorch(path: Any) -> Call:
     import torch
     from executorch.runtime import Runtime
 
-    program: Any = Runtime.get().load_program(Path(path))
+    method: Any = Runtime.get().load_program(Path(path)).load_method("forward")
+    names = list((contract_in(path) or {})["inputs"])
 
     def call(inputs: Contract) -> Any:
-        return [program.load_method("forward").execute([torch.from_numpy(inputs["image"])])[0].numpy()]
+        given = [torch.from_numpy(np.ascontiguousarray(inputs[name])) for name in names]
+        return [method.execute(given)[0].numpy().copy()]  # the next call writes to the same place
 
     return call
 
@@ -241,7 +239,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("inputs", nargs="+")
+    parser.add_argument("--out", default=".")
     asked = parser.parse_args(argv)
+    if not Path(asked.model).is_file():
+        raise SystemExit(f"{asked.model}: there is no such file")
     contract = contract_in(asked.model)
     if contract is None:
         raise SystemExit(f"{asked.model}: holds no contract; expected a .tflite or .pte file of vesalius export")
@@ -250,7 +251,10 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(6)
     call = opened(asked.model)
     for name in asked.inputs:
-        found = {"input": name, "task": contract["task"], **classify(call, contract, run.read(name))}
+        if contract["task"] == "segment":
+            found = run.answered(call, contract, name, asked.out)
+        else:
+            found = {"input": name, "task": contract["task"], **classify(call, contract, run.read(name))}
         sys.stdout.write(json.dumps(found) + "\n")
 
 

@@ -44,11 +44,24 @@ class Scan:
 
 
 def read(path: Any) -> Scan:
-    """A PNG, NIfTI-1 or uncompressed DICOM file."""
+    """A PNG, NIfTI-1 or uncompressed DICOM file; another one ends the program with one line."""
     path = Path(path)
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
+    data = content(path)
+    try:
+        return _scan(gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data, path)
+    except (ValueError, LookupError, TypeError, EOFError, OSError, struct.error, zlib.error) as error:
+        raise SystemExit(f"{path}: is damaged or cut off ({error}); write it again") from error
+
+
+def content(path: Path) -> bytes:
+    """All bytes of a file; one that cannot be opened ends the program with one line."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SystemExit(f"{path}: cannot be opened ({error.strerror})") from error
+
+
+def _scan(data: bytes, path: Path) -> Scan:
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         return Scan(_png(data, path))
     if data[128:132] == b"DICM":
@@ -334,13 +347,36 @@ def load(path: Any) -> tuple[Call, Contract]:
     """The model as a function of named arrays, and its contract; one that was changed ends the program with code 6."""
     import onnxruntime
 
-    data = Path(path).read_bytes()
+    data = content(Path(path))
     if not unchanged(data):
         sys.stderr.write(f"{path}: was changed after it was exported, or is no model of vesalius; do not use it\n")
         raise SystemExit(6)
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     contract = json.loads(session.get_modelmeta().custom_metadata_map["vesalius.contract"])
     return (lambda inputs: session.run(None, inputs)), contract
+
+
+def answered(call: Call, contract: Contract, name: Any, out: Any) -> Contract:
+    """What the model says about a file, in words and numbers; a mask is written into the folder `out`."""
+    kind = "objects" if contract.get("decide") == "objects" else contract["task"]
+    if kind not in ANSWERS:
+        raise SystemExit("this program came with another kind of model; take the one beside the model")
+    scan = read(name)
+    found: Contract = {"input": str(name), "task": contract["task"]}
+    answer = ANSWERS[kind](call, contract, scan)
+    if kind == "classify":
+        return found | answer
+    Path(out).mkdir(parents=True, exist_ok=True)
+    stem = Path(name).name.removesuffix(".gz").rpartition(".")[0] or Path(name).name
+    path = Path(out) / f"{stem}-mask.nii.gz"
+    write_nifti(path, answer, scan)
+    if contract["decide"] == "regions":
+        counts = [int(layer.sum()) for layer in answer]
+    elif kind == "objects":
+        counts, found["objects"] = [int((answer > 0).sum())], int(answer.max())
+    else:
+        counts = [int((answer == value).sum()) for value in range(1, len(contract["labels"]["names"]))]
+    return found | {"mask": str(path), "voxels": dict(zip(contract["structures"], counts, strict=True))}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -351,28 +387,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", default=".")
     asked = parser.parse_args(argv)
     call, contract = load(asked.model)
-    kind = "objects" if contract.get("decide") == "objects" else contract["task"]
-    if kind not in ANSWERS:
-        raise SystemExit(f"{asked.model}: this program came with another kind of model; take the one beside the model")
     for name in asked.inputs:
-        scan = read(name)
-        found, answer = {"input": name, "task": contract["task"]}, ANSWERS[kind](call, contract, scan)
-        if contract["task"] == "classify":
-            found |= answer
-        else:
-            mask = answer
-            Path(asked.out).mkdir(parents=True, exist_ok=True)
-            stem = Path(name).name.removesuffix(".gz").rpartition(".")[0] or Path(name).name
-            path = Path(asked.out) / f"{stem}-mask.nii.gz"
-            write_nifti(path, mask, scan)
-            if contract["decide"] == "regions":
-                counts = [int(layer.sum()) for layer in mask]
-            elif contract["decide"] == "objects":
-                counts, found["objects"] = [int((mask > 0).sum())], int(mask.max())
-            else:
-                counts = [int((mask == value).sum()) for value in range(1, len(contract["labels"]["names"]))]
-            found |= {"mask": str(path), "voxels": dict(zip(contract["structures"], counts, strict=True))}
-        sys.stdout.write(json.dumps(found) + "\n")
+        sys.stdout.write(json.dumps(answered(call, contract, name, asked.out)) + "\n")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ class WebPage:
         self._count += 1
         if "structures" in found:
             mask = self.tab.evaluate("VESALIUS.page.mask()")
-            layers = np.frombuffer(base64.b64decode(mask["letters"]), np.uint8).reshape(mask["shape"])
+            kind = {1: "u1", 2: "<u2", 4: "<i4"}[mask["width"]]
+            layers = np.frombuffer(base64.b64decode(mask["letters"]), kind).reshape(mask["shape"])
             found["mask"] = layers if self._regions else layers[0]
         return found
 

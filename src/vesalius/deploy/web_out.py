@@ -15,9 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from vesalius.core.errors import AcceptanceError, FileError, UsageError
+from vesalius.core.errors import AcceptanceError, FileError
 from vesalius.core.extras import extra
 from vesalius.core.files import atomic, sha256, write_text
+from vesalius.core.labels import Labels
 from vesalius.core.version import __version__
 from vesalius.deploy import web_runtime
 from vesalius.deploy.artefact import Artefact
@@ -26,7 +27,7 @@ from vesalius.deploy.onnx_out import write_onnx
 from vesalius.deploy.runner import unchanged
 from vesalius.predict.bundle import Bundle
 
-OURS = ("index.html", "style.css", "read.js", "segment.js", "app.js", "LICENSE-onnxruntime.txt")
+OURS = ("index.html", "style.css", "read.js", "segment.js", "objects.js", "app.js", "LICENSE-onnxruntime.txt")
 CONTRACT, RUNTIME, MODEL = "contract.js", "runtime.js", "model.js"
 NAMES = (*OURS, CONTRACT, web_runtime.SCRIPT, RUNTIME, MODEL)
 """Every file of the folder but its acceptance record."""
@@ -35,7 +36,6 @@ _TEMPLATES = Path(__file__).with_name("web")
 _PRODUCT = {"classify": "a probability for each class", "segment": "a mask of each structure"}
 _FIRST = "globalThis.VESALIUS ??= {};"
 _FEW_CLASSES = 4
-_MOST_LABELS = 255
 
 
 class WebFolder(Artefact):
@@ -100,35 +100,16 @@ class WebFolder(Artefact):
         raise FileError(self.path / name, found=f"no {key}", expected="a script of vesalius export", do="export again")
 
 
-def check_web(bundle: Bundle) -> None:
-    """Refuse what the page does not do.
-
-    Raises
-    ------
-    UsageError
-        For models of single objects, and of more structures than a byte can number.
-    """
-    if bundle.task == "segment" and bundle.labels.instances:
-        raise UsageError(
-            "--to web: the page computes classes and masks, no single objects; export --to onnx and use its run.py"
-        )
-    if bundle.task == "segment" and len(bundle.labels) > _MOST_LABELS:
-        raise UsageError(f"--to web: a mask of the page has at most {_MOST_LABELS} classes, not {len(bundle.labels)}")
-
-
 def write_web(bundle: Bundle, folder: str | Path, runtime: dict[str, bytes]) -> Path:
     """Write the folder: page, `runtime` (`web_runtime.runtime_files`) and model; other files in it stay.
 
     Raises
     ------
-    UsageError
-        For what the page does not do.
     MissingExtra
         Without ``vesalius[onnx]``.
     AcceptanceError
         If the network cannot be captured; one line says why.
     """
-    check_web(bundle)
     folder = Path(folder)
     with TemporaryDirectory() as between:
         model = write_onnx(bundle, Path(between) / "model.onnx").read_bytes()
@@ -174,7 +155,7 @@ def about_model(bundle: Bundle) -> dict[str, Any]:
         ("Weights", f"SHA-256 {bundle.checksum[:16]}…"),
     ]
     return {
-        "title": _structures(names) if masks else _question(names, multilabel=bundle.labels.multilabel),
+        "title": _structures(names, bundle.labels) if masks else _question(names, multilabel=bundle.labels.multilabel),
         "purpose": purpose or f"Research: {_PRODUCT[bundle.task]}, from an image like those of training.",
         "facts": [[key, value] for key, value in facts if value],
         "card": _sections(blocks),
@@ -189,7 +170,9 @@ def _images(spec: dict[str, Any]) -> str:
     return {1: f"grey {what}", 3: f"{what} in colour"}.get(spec["channels"], f"{what} of {spec['channels']} channels")
 
 
-def _structures(names: list[str]) -> str:
+def _structures(names: list[str], labels: Labels) -> str:
+    if labels.instances:
+        return "Single objects" if names == ["object"] else f"Single objects: {names[0]}"
     if len(names) > _FEW_CLASSES:
         return f"{len(names)} structures"
     text = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

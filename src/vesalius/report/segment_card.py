@@ -52,17 +52,19 @@ def segment_card(
 
 
 def _purpose(card: Mapping[str, Any], labels: Labels | None) -> list[str]:
-    what = "structures"
+    what = found = "structures"
     facts = []
     if labels is not None:
-        what = words.listed(labels.structures)
+        what = found = words.listed(labels.structures)
+        if labels.instances:
+            found = "single objects" if what == "object" else f"single objects ({what})"
         kind = "One number per object of" if labels.instances else "Values of its masks:"
         values = labels.structures if labels.multilabel else labels.names
         numbered = ", ".join(f"{k} {name}" for k, name in enumerate(values, 1 if labels.multilabel else 0))
         facts.append(f"{kind} {plain(what if labels.instances else numbered)}")
         if labels.multilabel:
             facts.append("Structures may overlap: one mask each.")
-    purpose = card.get("purpose") or f"Research: masks of {what} in images like those it was trained on."
+    purpose = card.get("purpose") or f"Research: masks of {found} in images like those it was trained on."
     for key, name in (("input", "Input"), ("model", "Architecture"), ("parameters", "Weights")):
         if card.get(key):
             value = words.count(card[key], "number") if key == "parameters" else card[key]

@@ -31,6 +31,7 @@ KINDS = {
 }
 CASES = {"classify": 50, "segment": 5}
 MOBILE_CASES = 100
+"""Images that a classifier for mobile devices is tried on; its libraries are less tried than others."""
 RUNNER, MOBILE_RUNNER = "run.py", "run_mobile.py"
 
 
@@ -61,7 +62,7 @@ def export_model(
         raise UsageError(f"--out {path}: {to} writes a file that ends with {suffix}")
     if to in MOBILE:
         mobile_contract(bundle, to)  # refuses other models before anything is read or written
-    trials = trials_of(bundle, folder, manifest, cases or (MOBILE_CASES if to in MOBILE else None))
+    trials = trials_of(bundle, folder, manifest, cases or _most(bundle, to))
     record_of(path).unlink(missing_ok=True)
     progress.say(f"exporting to {path}")
     write(bundle, path)
@@ -80,6 +81,11 @@ def export_model(
     return {"path": str(path), "record": str(record_of(path)), **record}
 
 
+def _most(bundle: Bundle, kind: str) -> int:
+    """Cases to try unless the person says how many."""
+    return MOBILE_CASES if kind in MOBILE and bundle.task == "classify" else CASES[bundle.task]
+
+
 def check_model(
     model: str | Path, artefact: str | Path, *, manifest: Manifest | None, cases: int | None, progress: Progress
 ) -> dict[str, Any]:
@@ -96,8 +102,7 @@ def check_model(
         _same_files(Path(artefact), known)
     bundle, made = Bundle.load(folder), Artefact(artefact)
     progress.say(f"checking {made.path}")
-    count = cases or (MOBILE_CASES if made.kind in MOBILE else None)
-    record = accept(made, bundle, trials_of(bundle, folder, manifest, count))
+    record = accept(made, bundle, trials_of(bundle, folder, manifest, cases or _most(bundle, made.kind)))
     return {"path": str(made.path), "record": str(known) if known.is_file() else None, **record}
 
 

@@ -13,7 +13,7 @@ from vesalius.core.files import write_json
 from vesalius.core.progress import Progress
 from vesalius.data.manifest import Manifest
 from vesalius.deploy.web_check import accept_web
-from vesalius.deploy.web_out import CONTRACT, NAMES, RECORD, WebFolder, check_web, write_web
+from vesalius.deploy.web_out import CONTRACT, NAMES, RECORD, WebFolder, write_web
 from vesalius.deploy.web_runtime import runtime_files
 from vesalius.predict.bundle import Bundle, find_bundle
 from vesalius.serve.exporting import trials_of
@@ -35,13 +35,12 @@ def export_web(
     Raises
     ------
     UsageError
-        For a model that no page computes, or a folder that holds something else.
+        For a folder that holds something else.
     AcceptanceError
         If the page does not give the bundle's answers (exit code 6).
     """
     inside = find_bundle(model)
     bundle = Bundle.load(inside)
-    check_web(bundle)
     goal = Path(out) if out is not None else inside.parent / "export" / "web"
     _usable(goal)
     trials = trials_of(bundle, inside, manifest, CASES[bundle.task] if cases is None else cases)
@@ -76,7 +75,6 @@ def check_web_folder(
     """
     inside = find_bundle(model)
     bundle, folder = Bundle.load(inside), Path(folder)
-    check_web(bundle)
     known = folder / RECORD
     if known.is_file():
         digests = json.loads(known.read_text(encoding="utf-8"))["sha256"]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vesalius.core.errors import ResourceError
+from vesalius.core.load import Load
 from vesalius.core.plan import Plan
 from vesalius.core.progress import Progress
 from vesalius.core.quantity import show_bytes
@@ -82,7 +83,7 @@ def _circumstances(manifest: Manifest, order: Order, preparing_s: float) -> dict
     """Fields of `train.circumstances.Circumstances`."""
     device = pick_device(order.device)
     if device.type == "cpu":
-        use_cores()
+        use_cores(None if order.budget_s is None else Load().spare_cores())
     count = len(manifest)
     given = manifest.cases["split"].value_counts()
     val, test = float(order.settings.get("split.val", 0.15)), float(order.settings.get("split.test", 0.2))

@@ -40,12 +40,9 @@ from vesalius.report.segment_card import segment_card
 from vesalius.report.segment_page import write_segment_report
 from vesalius.report.segment_pictures import case_picture, cases_worth_a_picture
 from vesalius.serve.results import bundle_facts, plan_yaml, problem_lines, run_card, stated
-from vesalius.tasks.instances import InstanceCase, tune_decoding
+from vesalius.tasks.instances import MOST_TUNED, InstanceCase, tune_decoding
 from vesalius.tasks.segment import BORDER, DISTANCE, FOREGROUND, Segment
 from vesalius.train.run import RunFolder, folds, history
-
-MOST_TUNED = 40
-"""Validation images that the decoding of single objects is tuned on."""
 
 FEWEST_FOR_POST = 5
 PREDICTIONS = "predictions"

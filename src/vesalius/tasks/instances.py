@@ -46,6 +46,9 @@ _BORDER_DEPTH = 0.99
 
 DEFAULTS: dict[str, float] = {"threshold": 0.5, "seed_threshold": 0.1, "min_size": 0.0, "smooth": 1.0}
 
+MOST_TUNED = 40
+"""Validation images that `tune_decoding` is asked to look at when a model is made."""
+
 
 @dataclass(frozen=True, eq=False)
 class InstanceCase:

@@ -24,6 +24,7 @@ from vesalius.data.batches import Batch
 from vesalius.train import checkpoint
 from vesalius.train.policy import PlainStep
 from vesalius.train.schedule import Course, rate
+from vesalius.train.threads import Threads
 
 Validate = Callable[[dict[str, Tensor]], dict[str, float]]
 Present = Callable[[Batch], tuple[Tensor, Tensor]]
@@ -65,6 +66,8 @@ class Job:
     """Steps between questions whether the budget still holds; a validation is due every `every` steps."""
     deadline_s: float | None = None
     """Seconds of training that the budget leaves; None without a budget."""
+    threads: Threads | None = None
+    """Under a budget on a processor: as many as other processes leave cores for."""
 
 
 @dataclass
@@ -96,6 +99,8 @@ def fit(job: Job, progress: Progress) -> dict[str, Tensor]:
     progress.start("train", job.course.end(state.step), "steps")
     progress.advance(state.step)
     while not state.finished and state.step < job.course.end(state.step):
+        if job.threads is not None:
+            job.threads.at(state.step)
         steps = (job.every, job.review or job.every)
         milestone = min(*((state.step // k + 1) * k for k in steps), job.course.end(state.step))
         for batch in job.batches.stream(state.step, milestone):

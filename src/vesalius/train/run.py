@@ -33,6 +33,7 @@ from vesalius.train.distill import make_policy, started
 from vesalius.train.loop import Job, Present, Stream, Validate, fit
 from vesalius.train.policy import PlainStep
 from vesalius.train.schedule import Course
+from vesalius.train.threads import Threads
 from vesalius.transforms.augment import PRESETS, Augment
 from vesalius.transforms.preprocess import Preprocess
 
@@ -318,6 +319,7 @@ def run_loop(
     home = folder.checkpoints(member)
     home.mkdir(parents=True, exist_ok=True)
     curves = Curves(folder, member)
+    shared = deadline_s is not None and fabric.world_size == 1 and fabric.device.type == "cpu"
     with stopped_by_signals() as stop:
         job = Job(
             fabric=fabric,
@@ -335,6 +337,7 @@ def run_loop(
             log=curves if fabric.global_rank == 0 else _quiet,
             stop=_any_process(fabric, stop),
             deadline_s=deadline_s,
+            threads=Threads(home / "threads.jsonl") if shared else None,
         )
         try:
             return fit(job, progress or Silent())

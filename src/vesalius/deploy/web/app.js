@@ -11,6 +11,7 @@
   const page = (kit.page = { answers: [], ready: null, answer });
   const waiting = [];
   const byId = (id) => document.getElementById(id);
+  const apart = contract?.decide === "objects";
   // No model is certain: the ends say "more than" and "less than".
   const percent = (p) => (p > 0.9995 ? "> 99.9 %" : p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
 
@@ -39,7 +40,7 @@
 
   async function started() {
     const missing = [["contract.js", contract], ["ort.wasm.min.js", globalThis.ort], ["runtime.js", kit.runtime],
-      ["model.js", kit.model], ["read.js", globalThis.Reading], ["segment.js", globalThis.Segmenting]].filter(([, there]) => !there);
+      ["model.js", kit.model], ["read.js", globalThis.Reading], ["segment.js", globalThis.Segmenting], ["objects.js", globalThis.Separating]].filter(([, there]) => !there);
     if (missing.length) throw new Error(`${missing[0][0]} is missing or damaged; copy the whole folder again`);
     const model = decoded(kit.model);
     // Without a secure context a browser has no checksums; a page opened from a disk or by https has.
@@ -80,7 +81,7 @@
     return { probabilities, ...decision, ms };
   }
 
-  /** Voxels, volume or area of each structure; the mask itself goes into the picture. */
+  /** Voxels, volume or area of each structure, and how many objects; the mask itself goes into the picture. */
   async function segmented(session, scan) {
     const begin = performance.now();
     const call = async (given) => {
@@ -91,21 +92,28 @@
       show("state", `Computing tile ${n + 1} of ${of} …`);
       await painted();
     };
-    const found = await Segmenting.segmented(call, contract, scan, told);
+    const found = await (apart ? Separating : Segmenting).segmented(call, contract, scan, told);
     view.mask = found.mask;
     const flat = found.mask.shape.length === 3, [size, unit] = flat ? [1, "mm²"] : [1000, "ml"];
-    const structures = contract.structures.map((name, k) => ({ name, voxels: found.voxels[k],
-      ...(scan.spacing === null ? {} : { size: (found.voxels[k] * found.unit) / size, unit }) }));
-    return { structures, ms: performance.now() - begin };
+    const measured = (voxels) => ({ voxels, ...(scan.spacing === null ? {} : { size: (voxels * found.unit) / size, unit }) });
+    const structures = contract.structures.map((name, k) => ({ name, ...measured(found.voxels[k]) }));
+    const counted = apart ? { objects: found.objects, median_object: measured(median(found.sizes)) } : {};
+    return { structures, ...counted, ms: performance.now() - begin };
   }
 
-  /** For programs: the mask of the last answer, one byte a voxel, layers first. */
+  function median(sizes) {
+    const sorted = sizes.filter((n) => n > 0).sort(), half = sorted.length >> 1;
+    return sorted.length % 2 ? sorted[half] : sorted.length ? (sorted[half - 1] + sorted[half]) / 2 : 0;
+  }
+
+  /** For programs: the mask of the last answer, little-endian numbers of one, two or four bytes, layers first. */
   page.mask = () => {
-    const { values, shape } = view.mask;
-    if (values.toBase64) return { shape, letters: values.toBase64() };
+    const { values, shape } = view.mask, width = values.BYTES_PER_ELEMENT;
+    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    if (bytes.toBase64) return { shape, width, letters: bytes.toBase64() };
     let text = "";
-    for (let i = 0; i < values.length; i += 32768) text += String.fromCharCode(...values.subarray(i, i + 32768));
-    return { shape, letters: btoa(text) };
+    for (let i = 0; i < bytes.length; i += 32768) text += String.fromCharCode(...bytes.subarray(i, i + 32768));
+    return { shape, width, letters: btoa(text) };
   };
 
   // --- one file after the other --------------------------------------------------------------------------------------
@@ -171,7 +179,7 @@
     byId("state").classList.toggle("alarm", Boolean(wrong));
     show("state", wrong && `${entry.file}: ${wrong}.`);
     if (wrong) return;
-    const cells = entry.structures ? structures(entry.structures) : classes(entry);
+    const cells = entry.structures ? structures(entry.structures, entry) : classes(entry);
     show("times", `Computed in ${spent(entry.ms)}, read in ${spent(entry.read_ms)}, on this device.`);
     show("note", entry.exact ? "" : "Decoded by the browser: values may differ from those of training by a grey level. PNG, DICOM and NIfTI are read exactly.");
     const row = made("tr");
@@ -191,20 +199,23 @@
   }
 
   /** Shows the sizes of structures; returns the cells of the list of answers. */
-  function structures(found) {
+  function structures(found, { objects, median_object: middle }) {
     const list = byId("bars"), there = found.filter(({ voxels }) => voxels);
-    show("said", found.length === 1 ? `${found[0].name}: ${sized(found[0])}` : `${there.length} of ${found.length} structures`);
-    show("why", "The mask lies over the picture; its slider makes it fainter or stronger.");
+    const whole = found.length === 1 ? `${found[0].name}: ${sized(found[0])}` : `${there.length} of ${found.length} structures`;
+    const many = `${objects} ${objects === 1 ? "object" : "objects"}`;
+    show("said", apart ? many : whole);
+    show("why", `${apart && objects ? `The median object has ${sized(middle)}. Each has a colour of its own. ` : ""}The mask lies over the picture; its slider makes it fainter or stronger.`);
     list.replaceChildren();
     found.forEach((one, k) => {
       const bar = made("div", "", one.voxels ? "bar yes" : "bar"), name = made("span", "", "name"), key = made("span", "", "key");
       key.style.background = colourOf(k);
-      name.append(key, one.name);
+      name.append(...(apart ? [] : [key]), one.name);
       bar.setAttribute("role", "listitem");
       bar.append(name, made("span", sized(one), "value"));
       list.append(bar);
     });
     for (const id of ["bars", "keep", "covers"]) byId(id).hidden = false;
+    if (apart) return [made("td", `${many}, ${sized(found[0])}`)];
     return [made("td", there.map((one) => `${one.name} ${sized(one)}`).join(", ") || "none")];
   }
 
@@ -324,7 +335,18 @@
     if (contract.decide === "regions") {
       return ({ values, shape }, i) => rgb.filter((_, k) => values[(k * values.length) / shape[0] + i]);
     }
+    if (apart) return ({ values }, i) => (values[i] ? [ofObject(values[i])] : []);
     return ({ values }, i) => (values[i] ? [rgb[values[i] - 1]] : []);
+  }
+
+  /** Red, green and blue of an object: numbers that follow one another are a golden angle apart on the wheel of hues. */
+  const known = [];
+  function ofObject(number) {
+    const light = [0.5, 0.65, 0.4][number % 3];
+    return (known[number] ??= [0, 8, 4].map((shift) => {
+      const k = (shift + (number * 137.508) / 30) % 12; // from hue and lightness, fully saturated
+      return 255 * (light - Math.min(light, 1 - light) * Math.max(-1, Math.min(k - 3, 9 - k, 1)));
+    }));
   }
 
   function describe() {

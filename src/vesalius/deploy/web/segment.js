@@ -214,7 +214,7 @@
   /** Logits (K, *S): the mean of all tiles over a voxel. `call` takes {tiles, scale, shift} and gives (K, *patch). */
   async function tiled(call, contract, seen, told) {
     const { patch, overlap, slack, sigma, floor } = contract.tile;
-    const [channels, ...sides] = seen.shape, classes = contract.labels.names.length;
+    const [channels, ...sides] = seen.shape, classes = contract.decide === "objects" ? 3 : contract.labels.names.length;
     const padded = sides.map((side, k) => Math.max(side, patch[k]));
     const before = sides.map((side, k) => Math.floor((padded[k] - side) / 2));
     const count = product(padded), size = product(patch), inner = product(sides);
@@ -252,9 +252,9 @@
   /** Layers (K, *S) of 0 and 1 for regions, else one label map (1, *S), on the grid of the file. */
   function back(contract, seen, logits) {
     const regions = contract.decide === "regions", classes = logits.shape[0];
-    const size = product(logits.shape.slice(1)), cut = product(seen.cut), count = product(seen.whole);
+    const size = product(logits.shape.slice(1)), cut = product(seen.cut);
     const layers = regions ? classes : 1;
-    const small = new Uint8Array(layers * cut);
+    const small = new (regions || classes < 256 ? Uint8Array : Uint16Array)(layers * cut);
     let best = null;
     for (let k = 0; k < classes; k++) {
       const one = resampled(logits.values.subarray(k * size, (k + 1) * size), [1, ...logits.shape.slice(1)], seen.cut).values;
@@ -266,15 +266,20 @@
         }
       }
     }
-    const whole = new Uint8Array(layers * count);
+    const mask = turnedBack(small, layers, seen);
+    for (const step of contract.post ?? []) cleanedLayers(mask, step, seen.unit, regions);
+    return mask;
+  }
+
+  /** Layers of the part that was cut out, on the whole grid of the file; 0 where nothing was looked at. */
+  function turnedBack(small, layers, seen) {
+    const cut = product(seen.cut), count = product(seen.whole), whole = new small.constructor(layers * count);
     for (let k = 0; k < layers; k++) {
       lines(seen.whole, seen.low, seen.cut, (to, from, long) => whole.set(small.subarray(k * cut + from, k * cut + from + long), k * count + to));
     }
     const same = seen.axes.map((_, k) => k), order = same.map((k) => seen.axes.indexOf(k));
     const flipped = rearranged(whole, [layers, ...seen.whole], same, seen.flips);
-    const mask = rearranged(flipped.values, flipped.shape, order, same.map(() => false));
-    for (const step of contract.post ?? []) cleanedLayers(mask, step, seen.unit, regions);
-    return mask;
+    return rearranged(flipped.values, flipped.shape, order, same.map(() => false));
   }
 
   function cleanedLayers({ values, shape }, step, unit, regions) {
@@ -388,15 +393,26 @@
     }
     const shape = layers === 1 ? sides : [...sides, ...Array(3 - sides.length).fill(1), layers];
     [shape.length, ...shape, 1, 1, 1, 1, 1].slice(0, 8).forEach((v, k) => view.setInt16(40 + 2 * k, v, little));
-    view.setInt16(70, 2, little);
-    view.setInt16(72, 8, little);
+    const bytes = mask.values.BYTES_PER_ELEMENT;
+    view.setInt16(70, { 1: 2, 2: 512, 4: 8 }[bytes], little);
+    view.setInt16(72, 8 * bytes, little);
     [352, 1, 0].forEach((v, k) => view.setFloat32(108 + 4 * k, v, little));
     head.set([0x6e, 0x2b, 0x31, 0, 0, 0, 0, 0], 344);
-    const stream = new Blob([head, mask.values]).stream().pipeThrough(new CompressionStream("gzip"));
+    const stream = new Blob([head, ordered(mask.values, little)]).stream().pipeThrough(new CompressionStream("gzip"));
     return new Uint8Array(await new Response(stream).arrayBuffer());
   }
 
-  const Segmenting = { segmented, clean, niftiOf };
+  /** The values in the order of bytes of a file. */
+  function ordered(values, little) {
+    if (values.BYTES_PER_ELEMENT === 1) return values;
+    const view = new DataView(new ArrayBuffer(values.byteLength));
+    const set = values.BYTES_PER_ELEMENT === 2 ? view.setUint16 : view.setInt32;
+    for (let i = 0; i < values.length; i++) set.call(view, i * values.BYTES_PER_ELEMENT, values[i], little);
+    return view.buffer;
+  }
+
+  const tools = { strides, lines, cutOut, grown, neighbours, components, conformed, tiled, turnedBack };
+  const Segmenting = { segmented, clean, niftiOf, ...tools };
   if (typeof module === "object" && module.exports) module.exports = Segmenting;
   else root.Segmenting = Segmenting;
 })(globalThis);
