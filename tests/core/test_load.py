@@ -1,5 +1,8 @@
 """Cores that other processes leave."""
 
+import os
+import shlex
+import signal
 import subprocess
 import sys
 
@@ -37,13 +40,30 @@ def test_where_nobody_tells_all_cores_count(monkeypatch):
     assert load.Load().spare_cores() == available_cores()
 
 
-def test_busy_processes_are_seen():
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * available_cores())]
+def test_busy_processes_of_others_are_seen():
+    # Started by a shell that ends at once: what a child of this process computes would be our own work.
+    program = f"{shlex.quote(sys.executable)} -c 'while True: pass'"
+    line = f"for one in $(seq {2 * available_cores()}); do {program} >/dev/null 2>&1 & echo $!; done"
+    shell = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+    busy = [int(number) for number in shell.stdout.split()]
     try:
         looks = load.Load()
         # The new processes need a moment to start.
         assert min(looks.spare_cores() for _ in range(8)) == 1
     finally:
         for one in busy:
-            one.kill()
-            one.wait()
+            os.kill(one, signal.SIGKILL)
+
+
+def test_what_a_child_computes_is_our_own():
+    program = "import time\nwhile time.process_time() < 1: pass\nprint(flush=True)\ninput()"
+    before = load._reading()
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        child.stdout.readline()
+        after = load._reading()
+    finally:
+        child.communicate(b"\n")
+    ended = load._reading()
+    # The system counts in hundredths of a second. One that has ended is not forgotten.
+    assert before[2] + 0.9 < after[2] <= ended[2] + 0.1
