@@ -20,7 +20,8 @@ from vesalius.core.errors import DataError, UnreadableFile
 from vesalius.core.files import write_json
 from vesalius.core.labels import Labels
 from vesalius.evaluate.interval import Patients
-from vesalius.evaluate.segment_study import case_scores, covariates_of, segment_study
+from vesalius.evaluate.segment_ranking import case_scores
+from vesalius.evaluate.segment_study import covariates_of, segment_study
 from vesalius.evaluate.segment_table import OUTCOMES, read_segment_table, score_case, segment_table
 from vesalius.evaluate.table import write_table
 
@@ -288,6 +289,32 @@ def test_means_are_those_of_pandas():
     pooled = part["lesions_detected"].sum() / part["lesions_true"].sum()
     assert found.per_class["tumour"]["lesion_sensitivity"].value == pytest.approx(pooled)
     assert found.per_class["tumour"]["lesion_false_per_case"].value == pytest.approx(part["lesions_false"].mean())
+
+
+def judged(number, said, true, spacing):
+    return score_case(said, true, spacing, ORGANS, case_id=str(number), split="test")
+
+
+def test_pooled_dice_is_that_of_all_masks_side_by_side():
+    pairs = [(blobs(n), blobs(n + 50)) for n in range(5)]
+    pairs[0] = tuple(np.where(mask == 3, 0, mask) for mask in pairs[0])  # a structure in neither mask
+    pairs[1] = (np.where(pairs[1][0] == 2, 0, pairs[1][0]), pairs[1][1])  # one that was missed
+    rows = [row for n, (said, true) in enumerate(pairs) for row in judged(n, said, true, None)]
+    found = segment_study(segment_table(rows), ORGANS, resamples=50)
+    filter_ = sitk.LabelOverlapMeasuresImageFilter()
+    filter_.Execute(*(sitk.GetImageFromArray(np.concatenate(side)) for side in list(zip(*pairs, strict=True))[::-1]))
+    expected = [filter_.GetDiceCoefficient(value) for value in range(1, 4)]
+    pooled = [found.per_class[name]["dice_pooled"] for name in ORGANS.structures]
+    assert [one.value for one in pooled] == pytest.approx(expected)
+    assert all(one.low < one.value < one.high for one in pooled)
+    assert found.whole["dice_pooled"].value == pytest.approx(np.mean(expected))
+    assert found.whole["dice_pooled"].value != pytest.approx(found.whole["dice"].value, abs=1e-3)
+
+
+def test_sizes_in_two_units_are_not_pooled():
+    rows = [row for n, spacing in enumerate([None, (1.0, 1.0, 1.0)])
+            for row in judged(n, blobs(n), blobs(n + 9), spacing)]  # fmt: skip
+    assert "dice_pooled" not in segment_study(segment_table(rows), ORGANS, resamples=50).whole
 
 
 def test_intervals_are_those_of_a_loop_over_the_same_draws():

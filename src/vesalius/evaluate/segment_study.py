@@ -3,7 +3,9 @@
 A structure's number is the mean over the cases in which it is defined; ``absent`` cases (both masks empty) count in
 `empty` instead, and infinite distances (one mask empty) are left out of means, with their number stated there, while
 Dice and surface Dice count them as 0. A plain name is the mean of the structures' numbers, so that a rare structure
-weighs as much as a common one. Lesion sensitivity is pooled: lesions found over lesions there are.
+weighs as much as a common one. Lesion sensitivity is pooled: lesions found over lesions there are. So is
+``dice_pooled``, the Dice of the masks of all cases as if they were one ("Dice global" of Bilic et al., Medical Image
+Analysis 2023, https://doi.org/10.1016/j.media.2022.102680): large cases weigh more.
 
 Patients are drawn with replacement and bring all their cases (`evaluate.interval`); where nobody knows the patients,
 cases are drawn. A replicate that lost all cases of a structure takes the mean over the others.
@@ -23,6 +25,7 @@ from vesalius.core.errors import DataError
 from vesalius.core.labels import Labels
 from vesalius.evaluate.certain import proportion, without_width
 from vesalius.evaluate.interval import Estimate, FloatArray, Patients, bootstrap
+from vesalius.evaluate.segment_ranking import ranked
 from vesalius.evaluate.segment_table import IDENTITY, OUTCOMES
 from vesalius.evaluate.subgroup import UNKNOWN, banded, excluded
 from vesalius.measure.weights import mean_defined, ratio
@@ -42,10 +45,11 @@ SIGNED = ("volume_error_ml", "volume_error_px", "volume_error_percent", "area_er
           "area_error_percent", "count_error")  # fmt: skip
 ABSOLUTE = "absolute_"
 LESION = ("lesions_true", "lesions_detected", "lesions_false")
+# Size of prediction and truth together, the denominator of Dice.
+SIZES = "sizes"
 # A structure is judged lesion by lesion when it falls into several parts in at least this share of its cases.
 SEVERAL = 0.25
 FEWEST_IN_GROUP = 10
-WORST = 10
 # How a voxel is decided, without and with structures that overlap.
 RULES = ("most probable", "half")
 METHOD = {"bca": "BCa bootstrap over patients", "percentile": "percentile bootstrap over patients"}
@@ -238,6 +242,10 @@ class Arrays:
             if name in table.columns and table[name].notna().any():
                 values[name] = np.full(filled.shape, np.nan)
                 values[name][row, column] = table[name].to_numpy(dtype=np.float64)
+        sizes = _both_sizes(table)
+        if sizes is not None and "dice" in values:
+            values[SIZES] = np.zeros(filled.shape)
+            values[SIZES][row, column] = sizes
         for name in [name for name in values if name in SIGNED]:
             values[ABSOLUTE + name] = np.abs(values[name])
         return cls(cases, names, outcome, values, _by_lesion(values, names, lesions))
@@ -254,6 +262,16 @@ class Arrays:
         values = {name: array[chosen] for name, array in self.values.items()}
         return replace(self, cases=self.cases.loc[chosen].reset_index(drop=True), outcome=self.outcome[chosen],
                        values=values)  # fmt: skip
+
+
+def _both_sizes(table: pd.DataFrame) -> FloatArray | None:
+    """Sizes of both masks together by row; None if they are unknown or come in several units, which have no sum."""
+    units = [name for name in table.columns if name.startswith(("volume_true_", "area_true_"))]
+    units = [name for name in units if table[name].notna().any()]
+    if len(units) != 1:
+        return None
+    true, said = (table[name].to_numpy(dtype=np.float64) for name in (units[0], units[0].replace("_true_", "_pred_")))
+    return np.asarray(true + said)
 
 
 def _by_lesion(values: Mapping[str, FloatArray], names: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...]:
@@ -310,6 +328,11 @@ class Means:
                     keys.append((name, metric))
                     above.append(np.where(known, mine, 0.0))
                     below.append(known.astype(np.float64))
+            if SIZES in grid.values and grid.values[SIZES][:, k].any():
+                weight = grid.values[SIZES][:, k]
+                keys.append((name, "dice_pooled"))
+                above.append(np.nan_to_num(grid.values["dice"][:, k]) * weight)
+                below.append(weight)
             if name in grid.lesions and "lesions_true" in grid.values:
                 true, found, false = (np.nan_to_num(grid.values[one][:, k]) for one in LESION)
                 keys += [(name, "lesion_sensitivity"), (name, "lesion_false_per_case")]
@@ -398,45 +421,6 @@ def _distribution(grid: Arrays) -> dict[str, Any]:
                 out[name][metric] = {"cases": len(known), "least": low, "q1": q1, "median": median, "q3": q3,
                                      "most": high, "infinite": int(np.isinf(known).sum())}  # fmt: skip
     return out
-
-
-def case_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per case, worst first: ``case_id, patient_id, score, worst, missed, invented``.
-
-    `score` is the mean Dice over the structures where it is defined (panoptic quality for single objects); `worst` the
-    structure with the lowest; `missed` and `invented` are lists of structures. Cases without a score come last.
-    """
-    by = "pq" if "pq" in table.columns and table["pq"].notna().any() else "dice"
-    rows = []
-    for case_id, part in table.groupby("case_id", sort=False):
-        score = part[by].to_numpy(dtype=np.float64)
-        known = ~np.isnan(score)
-        lowest = int(np.argmin(np.where(known, score, np.inf)))
-        rows.append(
-            {
-                "case_id": str(case_id),
-                "patient_id": str(part["patient_id"].iloc[0]),
-                "score": float(mean_defined(score)),
-                "worst": str(part["label"].iloc[lowest]) if known.any() else "",
-                "missed": part.loc[part["outcome"] == "missed", "label"].tolist(),
-                "invented": part.loc[part["outcome"] == "invented", "label"].tolist(),
-            }
-        )
-    return pd.DataFrame(rows).sort_values(["score", "case_id"], na_position="last").reset_index(drop=True)
-
-
-def ranked(table: pd.DataFrame, most: int = WORST) -> dict[str, Any]:
-    """The worst, the median and the best case by `case_scores`, as plain data."""
-    known = case_scores(table).dropna(subset="score")
-    if known.empty:
-        return {"worst": [], "median": [], "best": []}
-    middle = (len(known) - 1) // 2
-    columns = ["case_id", "score", "worst", "missed", "invented"]
-    return {
-        "worst": known[columns].head(most).to_dict("records"),
-        "median": known[columns].iloc[[middle]].to_dict("records"),
-        "best": known[columns].iloc[[-1]].to_dict("records"),
-    }
 
 
 def _tolerances(table: pd.DataFrame, labels: Labels) -> dict[str, Any]:

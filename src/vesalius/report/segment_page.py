@@ -10,7 +10,7 @@ import pandas as pd
 
 from vesalius.core.labels import Labels
 from vesalius.core.quantity import show_seconds
-from vesalius.evaluate.segment_study import case_scores
+from vesalius.evaluate.segment_ranking import case_scores
 from vesalius.report import figures, segment_words, words
 from vesalius.report.charts import ForestRow, forest_chart
 from vesalius.report.figures import Figure

@@ -14,7 +14,7 @@ from PIL import ImageDraw
 
 from vesalius.core.image import Image
 from vesalius.core.labels import Labels
-from vesalius.evaluate.segment_study import case_scores
+from vesalius.evaluate.segment_ranking import case_scores
 from vesalius.measure.contours import contours
 from vesalius.report import segment_words
 from vesalius.report.measure_pictures import OUTLINES, _latin, _lettered, _strip

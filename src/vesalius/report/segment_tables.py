@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from vesalius.core.labels import Labels
-from vesalius.evaluate.segment_study import case_scores
+from vesalius.evaluate.segment_ranking import case_scores
 from vesalius.report import segment_words, words
 from vesalius.report.measure_numbers import MISSING, digits_of, shown
 from vesalius.report.segment_words import name_of

@@ -14,6 +14,7 @@ from vesalius.report.words import Interval
 
 NAMES = {
     "dice": "Dice",
+    "dice_pooled": "Dice, pooled",
     "iou": "IoU",
     "nsd": "Surface Dice",
     "hd95_mm": "HD95",
@@ -38,6 +39,7 @@ NAMES = {
 }
 MEANINGS = {
     "dice": "Overlap with the reference. 1 is identical, 0 is apart.",
+    "dice_pooled": "Dice of all cases together, as if they were one: large structures weigh more.",
     "iou": "Shared volume over the volume of both together. Always below Dice.",
     "nsd": "Share of both surfaces that lie within the tolerance of each other.",
     "hd95": "95 % of either surface lie within this distance of the other. Smaller is better.",
@@ -58,7 +60,8 @@ MEANINGS = {
 # What a reader looks for first; the rest stands in the table of structures.
 FIRST = (
     *("dice", "pq", "ap50", "nsd", "hd95_mm", "hd95_px", "assd_mm", "assd_px", "lesion_sensitivity"),
-    *("lesion_false_per_case", "absolute_volume_error_percent", "absolute_area_error_percent", "rq", "sq"),
+    *("lesion_false_per_case", "absolute_volume_error_percent", "absolute_area_error_percent", "dice_pooled"),
+    *("rq", "sq"),
 )
 ABSOLUTE = "absolute_"
 OUTCOMES = {
