@@ -57,6 +57,27 @@ def test_onnxruntime():
         np.testing.assert_allclose(backend(x), net(torch.from_numpy(x)).numpy(), atol=2e-5)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_streams_that_run_ahead_give_each_network_its_own_answers(batch, count, monkeypatch):
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(backends, "available_cores", lambda: 4)
+    nets = [network(2, seed=seed) for seed in range(3)]
+    backend = make_backend(nets, inputs=2, patch=(24, 16), batch=batch, name="openvino")
+    x = tiles((24, 16), count)
+    found = [logits.clone() for logits in backend.each(x)]
+    assert len(found) == 3
+    for member, (logits, net) in enumerate(zip(found, nets, strict=True)):
+        with torch.no_grad():
+            np.testing.assert_allclose(logits.numpy(), net(torch.from_numpy(x)).numpy(), atol=2e-4)
+        assert torch.equal(logits, backends.OneMember(backend, member)._logits(0, x))
+    # A caller that stops in between leaves nothing behind.
+    first = backend.each(x)
+    assert torch.equal(next(first), found[0])
+    first.close()
+    assert all(torch.equal(a, b) for a, b in zip(backend.each(x), found, strict=True))
+
+
 @pytest.mark.parametrize("name", ["torch", "openvino"])
 def test_bfloat16_is_near(name):
     pytest.importorskip(name)

@@ -137,6 +137,32 @@ def test_mirrored_views_are_averaged(dims):
     assert np.abs(found - monai(volume, patch, net)).max() > 1e-3
 
 
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("name", ["torch", "openvino"])
+def test_views_are_computed_together_where_tiles_are_few(name, members, monkeypatch):
+    pytest.importorskip(name)
+    patch, views = (16, 12), ((), (0,), (1,), (0, 1))
+    nets = [Net(2, seed=seed) for seed in range(members)]
+
+    def found(shape, batch):
+        backend = make_backend(nets, inputs=1, patch=patch, batch=batch, name=name)
+        sizes, whole = [], backend.each
+        monkeypatch.setattr(backend, "each", lambda tiles: sizes.append(len(tiles)) or whole(tiles))
+        chosen = TileSettings(patch, batch=batch, mirror=views, overlap=0.0)
+        return run(noise(shape), shape, backend, chosen, activation="softmax"), sizes
+
+    # One tile; one and then the rest of a batch; a batch that is full without views.
+    cases = (((16, 12), 8, [4]), ((16, 12), 3, [3, 1]), ((48, 12), 8, [6, 6]), ((64, 12), 4, [4] * 4))
+    for shape, batch, wanted in cases:
+        together, sizes = found(shape, batch)
+        assert sizes == wanted
+        np.testing.assert_array_equal(together, found(shape, 1)[0])
+    monkeypatch.setattr(module, "_MOST_VALUES", 2 * members * 3 * 16 * 12)
+    again, sizes = found((16, 12), 8)
+    assert sizes == [2, 2], "as many as memory allows"
+    np.testing.assert_array_equal(again, found((16, 12), 1)[0])
+
+
 @pytest.mark.parametrize("activation", [None, "softmax", "sigmoid"])
 def test_networks_are_averaged_after_the_activation(activation):
     shape, patch = (19, 14, 12), (8, 6, 8)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import warnings
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import ModuleType
@@ -92,14 +93,17 @@ class Backend(ABC):
 
     def each(self, tiles: FloatArray) -> Iterator[Tensor]:
         """Logits ``(B, K, *patch)`` of every network in turn, float32 on `device`; the caller may change them."""
+        tiles = self._checked(tiles)
+        for member in range(self.members):
+            yield self._logits(member, tiles)
+
+    def _checked(self, tiles: FloatArray) -> FloatArray:
         wanted = (self.inputs, *self.patch)
         if tiles.ndim != len(wanted) + 1 or tiles.shape[1:] != wanted or tiles.dtype != np.float32 or not len(tiles):
             raise ValueError(
                 f"tiles must be float32 (B, {', '.join(map(str, wanted))}), got {tiles.dtype} {tiles.shape}"
             )
-        tiles = np.ascontiguousarray(tiles)
-        for member in range(self.members):
-            yield self._logits(member, tiles)
+        return np.ascontiguousarray(tiles)
 
     @abstractmethod
     def _logits(self, member: int, tiles: FloatArray) -> Tensor: ...
@@ -258,18 +262,44 @@ class OpenVinoBackend(Backend):
             compiled = core.compile_model(model, "CPU", hints)
             self.requests.append([compiled.create_infer_request() for _ in range(streams)])
 
+    def each(self, tiles: FloatArray) -> Iterator[Tensor]:
+        """Logits of every network in turn; a stream that one network leaves idle begins with the next."""
+        yield from self._in_turn(range(self.members), self._checked(tiles))
+
     def _logits(self, member: int, tiles: FloatArray) -> Tensor:
-        requests = self.requests[member]
-        outputs = tuple(requests[0].model_outputs[0].shape)[1:]
-        found = np.empty((len(tiles), *outputs), dtype=np.float32)
-        for start in range(0, len(tiles), len(requests)):
-            busy = list(zip(requests, range(start, min(start + len(requests), len(tiles))), strict=False))
-            for request, index in busy:
+        return next(self._in_turn([member], tiles))
+
+    def _in_turn(self, members: Sequence[int], tiles: FloatArray) -> Iterator[Tensor]:
+        streams = len(self.requests[0])
+        outputs = tuple(self.requests[0][0].model_outputs[0].shape)[1:]
+        found: dict[int, FloatArray] = {}
+        flying: deque[tuple[int, int, Any]] = deque()
+        jobs = [(member, index) for member in members for index in range(len(tiles))]
+        try:
+            for count, (member, index) in enumerate(jobs):
+                if len(flying) == streams:
+                    yield from self._landed(flying, found, len(tiles), outputs)
+                request = self.requests[member][count % streams]
                 request.start_async([tiles[index : index + 1]], share_inputs=True)
-            for request, index in busy:
+                flying.append((member, index, request))
+            while flying:
+                yield from self._landed(flying, found, len(tiles), outputs)
+        finally:  # a caller that stops early must not free what is still read
+            for _, _, request in flying:
                 request.wait()
-                found[index] = request.get_output_tensor(0).data[0]
-        return torch.from_numpy(found)
+
+    @staticmethod
+    def _landed(
+        flying: deque[tuple[int, int, Any]], found: dict[int, FloatArray], count: int, outputs: tuple[int, ...]
+    ) -> Iterator[Tensor]:
+        """Take the oldest answer; give the logits of its network if it was the last one."""
+        member, index, request = flying[0]
+        request.wait()
+        flying.popleft()
+        mine = found.setdefault(member, np.empty((count, *outputs), dtype=np.float32))
+        mine[index] = request.get_output_tensor(0).data[0]
+        if index == count - 1:
+            yield torch.from_numpy(found.pop(member))
 
 
 def openvino_hints(precision: str, streams: int) -> dict[str, Any]:

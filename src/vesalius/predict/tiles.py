@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -34,6 +34,8 @@ AHEAD = 2
 # The least weight in a tile, relative to its middle: far corners of a Gaussian would be lost in rounding.
 FLOOR = 1e-3
 BACKGROUND_LOGIT = 10.0
+# Logits of views that are computed at once, over all networks: 64 MB.
+_MOST_VALUES = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,19 +370,31 @@ class _Answers:
     def __call__(self, tiles: FloatArray) -> Tensor:
         """``(B, K, *patch)`` on the device of the back end."""
         total: Tensor | None = None
-        for view in self.settings.mirror:
-            axes = tuple(axis + 2 for axis in view)
-            seen = np.ascontiguousarray(np.flip(tiles, axes)) if axes else tiles
-            for logits in self.backend.each(seen):
-                if logits.shape[1] != self.classes:
-                    raise ValueError(f"the network gives {logits.shape[1]} channels, {self.classes} were expected")
-                part = self._activated(logits)
-                part = part.flip(axes) if axes else part
-                total = part if total is None else total.add_(part)
+        views, count = self.settings.mirror, len(tiles)
+        step = self._together(count)
+        for start in range(0, len(views), step):
+            group = [tuple(axis + 2 for axis in view) for view in views[start : start + step]]
+            seen = [np.flip(tiles, axes) if axes else tiles for axes in group]
+            found: Iterable[Tensor] = self.backend.each(np.concatenate(seen) if step > 1 else seen[0])
+            # Sums go view by view in either case: another order would round in another way.
+            found = list(found) if step > 1 else found
+            for place, axes in enumerate(group):
+                for logits in found:
+                    if logits.shape[1] != self.classes:
+                        raise ValueError(f"the network gives {logits.shape[1]} channels, {self.classes} were expected")
+                    part = self._activated(logits[place * count : (place + 1) * count])
+                    part = part.flip(axes) if axes else part
+                    total = part if total is None else total.add_(part)
         if total is None:
             raise ValueError("a back end needs at least one network")
         parts = len(self.settings.mirror) * self.backend.members
         return total.div_(parts) if parts > 1 else total
+
+    def _together(self, count: int) -> int:
+        """Views that are computed at once: as many as fill a batch, which keeps every core busy with few tiles."""
+        values = count * self.backend.members * self.classes * math.prod(self.settings.patch)
+        most = min(self.settings.batch // count, _MOST_VALUES // values, len(self.settings.mirror))
+        return max(1, most)
 
     def _activated(self, logits: Tensor) -> Tensor:
         if self.activation == "softmax":
